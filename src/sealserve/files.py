@@ -1,0 +1,122 @@
+"""Writing files so that a crash, a full disk or a second run never leaves half a file under the final name.
+
+Everything is written beside its destination, synced, and renamed over it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from sealserve.errors import InputError, KeyFileError, MachineError, SealserveError
+from sealserve.secret import Secret
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+
+
+def explain_os_error(error: OSError, path: Path | str, action: str) -> SealserveError:
+    """Turn an operating-system error about ``path`` into one that says what to do.
+
+    :param action: what was tried, as a verb: ``"write"``, ``"read"``.
+    """
+    text = f"cannot {action} {path}: {os.strerror(error.errno) if error.errno else error}"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return MachineError(
+                text, hint="Free some disk space or choose another directory, then run the command again."
+            )
+        case errno.EROFS:
+            return MachineError(text, hint="The file system is read-only: choose a directory you can write to.")
+        case errno.ENOENT:
+            return InputError(text, hint="Check the path.")
+        case errno.EACCES | errno.EPERM:
+            return InputError(text, hint="Check the owner and the permissions of the path.")
+        case _:
+            return InputError(text)
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
+    """Open a file that appears under ``path`` only when the block ends without an error, synced to disk.
+
+    :param mode: permission bits of the new file, exactly (the umask does not apply).
+    :raises MachineError: the disk is full or read-only. :raises InputError: the directory is missing or not writable.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    try:
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+    except OSError as error:
+        raise explain_os_error(error, path, "write") from error
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        beside.replace(path)
+        sync_directory(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        if isinstance(error, OSError):
+            raise explain_os_error(error, path, "write") from error
+        raise
+
+
+def write_atomically(path: Path, data: bytes | str, *, mode: int = PUBLIC) -> None:
+    """Write a whole file at once; see :func:`atomic_writer`."""
+    with atomic_writer(path, mode=mode) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename inside ``path`` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_secret_file(path: Path, *, size: int | None = None, insecure_allow_readable_by_others: bool = False) -> Secret:
+    """Read a key file.
+
+    :param size: the exact size in bytes that the file must have.
+    :param insecure_allow_readable_by_others: accept a file that group or others can read.
+    :raises KeyFileError: the file is missing, has another size, or is readable by others.
+    """
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read(1 << 20)
+    except OSError as error:
+        raise KeyFileError(
+            f"cannot read the key file {path}: {error.strerror}",
+            hint="Check the path; `sealserve key generate` makes a new wrap key.",
+        ) from error
+    if not insecure_allow_readable_by_others and stat.S_IMODE(status.st_mode) & 0o077:
+        raise KeyFileError(
+            f"the key file {path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
+            hint=f"Run `chmod 600 {path}`.",
+        )
+    if size is not None and len(data) != size:
+        raise KeyFileError(f"the key file {path} has {len(data)} bytes; it must have exactly {size} raw bytes")
+    return Secret(data)
+
+
+def make_directory(path: Path, *, mode: int = 0o700) -> Path:
+    """Make a directory (parents too) with exactly ``mode``; an existing one is left as it is."""
+    if not path.is_dir():
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(mode)
+        except OSError as error:
+            raise explain_os_error(error, path, "create") from error
+    return path

@@ -1,0 +1,90 @@
+"""Structured logs: one JSON object a line for machines, one short line for a terminal.
+
+Fields are given as ``extra={"fields": {...}}`` through :func:`event`. A :class:`~sealserve.secret.Secret`, a private
+key object and raw bytes never reach the output: bytes are shown by their length, everything unknown by its type.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+_ROOT = "sealserve"
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of a module; pass ``__name__``."""
+    return logging.getLogger(name)
+
+
+def event(logger: logging.Logger, level: int, name: str, /, **fields: Any) -> None:
+    """Log one event.
+
+    :param name: what happened, in kebab case and the past tense: ``"key-released"``.
+    :param fields: plain values; see :func:`presentable` for what becomes of others.
+    """
+    logger.log(level, name, extra={"fields": fields})
+
+
+def presentable(value: Any) -> Any:
+    """A JSON-ready form of ``value`` that cannot carry a secret."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case bytes() | bytearray() | memoryview():
+            return f"<{len(value)} bytes>"
+        case dict():
+            return {str(key): presentable(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [presentable(item) for item in value]
+        case Path() | datetime():
+            return str(value)
+        case BaseException():
+            return str(value)
+        case _:
+            return f"<{type(value).__name__}>"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``event`` and the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        fields = getattr(record, "fields", None)
+        if isinstance(fields, dict):
+            entry.update(presentable(fields))
+        if record.exc_info and record.exc_info[1] is not None:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """``12:00:01 warning  replica-lost name=replica-1`` for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created).astimezone()
+        fields = getattr(record, "fields", None)
+        tail = " ".join(f"{k}={presentable(v)}" for k, v in fields.items()) if isinstance(fields, dict) else ""
+        line = f"{moment:%H:%M:%S} {record.levelname.lower():<8} {record.getMessage()} {tail}".rstrip()
+        if record.exc_info and record.exc_info[1] is not None:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def configure(*, json_lines: bool, level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Send the logs of sealserve to ``stream`` (standard error if not given), as JSON lines or as text."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if json_lines else TextFormatter())
+    root = logging.getLogger(_ROOT)
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    root.propagate = False
