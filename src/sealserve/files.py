@@ -111,6 +111,21 @@ def read_secret_file(path: Path, *, size: int | None = None, insecure_allow_read
     return Secret(data)
 
 
+def read_file(path: Path, *, limit: int = 16 << 20) -> bytes:
+    """Read a whole file of at most ``limit`` bytes that is not secret.
+
+    :raises InputError: it is missing, unreadable, or larger than ``limit``.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise explain_os_error(error, path, "read") from error
+    if len(data) > limit:
+        raise InputError(f"{path} is larger than the {limit} bytes allowed here", hint="Is it the right file?")
+    return data
+
+
 def make_directory(path: Path, *, mode: int = 0o700) -> Path:
     """Make a directory (parents too) with exactly ``mode``; an existing one is left as it is."""
     if not path.is_dir():

@@ -1,0 +1,53 @@
+"""The data owner's side: check the enclave, then send.
+
+What is trusted here: the appraisal policy, the clock of this machine, and the root that the policy names. What is
+not: the network, the balancer, the host that a replica runs on, and the replica, until its evidence was accepted.
+
+- :func:`attest` checks whoever answers at an address. :class:`Client` checks, then calls models.
+- A connection carries inputs only if the TLS key at its other end has evidence that this client asked for with a nonce
+  of its own, on that connection or on one with the same key, no longer ago than the client allows
+  (:mod:`sealserve.client.pool`). ``docs/client.md`` tells why that suffices.
+- Pictures and labels for classifiers: :mod:`sealserve.client.images`, :mod:`sealserve.client.labels`.
+"""
+
+from __future__ import annotations
+
+from sealserve.client.attestation import Claims, ServedModel, VerifiedReplica, attest
+from sealserve.client.client import Client, Prediction
+from sealserve.client.errors import (
+    ConnectionLostError,
+    DeadlinePassedError,
+    EvidenceMissingError,
+    MalformedReplyError,
+    ModelNotAcceptedError,
+    ModelNotServedError,
+    RequestRefusedError,
+    ServerFaultError,
+    TargetUnreachableError,
+)
+from sealserve.client.labels import imagenet_labels
+from sealserve.client.metadata import ModelMetadata, Signature, TensorSpec
+from sealserve.client.server_name import DEFAULT_SERVER_NAME
+
+__all__ = [
+    "DEFAULT_SERVER_NAME",
+    "Claims",
+    "Client",
+    "ConnectionLostError",
+    "DeadlinePassedError",
+    "EvidenceMissingError",
+    "MalformedReplyError",
+    "ModelMetadata",
+    "ModelNotAcceptedError",
+    "ModelNotServedError",
+    "Prediction",
+    "RequestRefusedError",
+    "ServedModel",
+    "ServerFaultError",
+    "Signature",
+    "TargetUnreachableError",
+    "TensorSpec",
+    "VerifiedReplica",
+    "attest",
+    "imagenet_labels",
+]

@@ -1,0 +1,6 @@
+"""nginx in front of replicas: it balances TLS connections that it cannot open."""
+
+from sealserve.gateway.configuration import ACCESS_LOG, PID_FILE, render_nginx
+from sealserve.gateway.nginx import Nginx, check_configuration, find_nginx, inspect_nginx
+
+__all__ = ["ACCESS_LOG", "PID_FILE", "Nginx", "check_configuration", "find_nginx", "inspect_nginx", "render_nginx"]

@@ -1,0 +1,262 @@
+"""The decision: may this enclave have this grant? Made, recorded and only then told, in this order.
+
+Everything that costs processor time, the appraisal of quotes, is in :meth:`Decider._appraise`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+
+from sealserve.broker.audit import AuditLog, AuditUnavailableError
+from sealserve.broker.grant import ReleasedKey
+from sealserve.broker.grants import HeldGrant
+from sealserve.broker.messages import (
+    Evidence,
+    Granted,
+    Key,
+    Model,
+    ProtocolError,
+    RefusalReason,
+    Refused,
+    Request,
+    decode,
+)
+from sealserve.errors import EvidenceError, PolicyRefusedError, SealserveError, TrustError
+from sealserve.evidence import VerifiedEvidence
+from sealserve.logs import event, get_logger
+from sealserve.ratls import CertificateEvidence, broker_report_data, extract_evidence, spki_digest
+from sealserve.secret import Secret
+
+_log = get_logger(__name__)
+_LONGEST_DETAIL = 2000
+
+
+class NoClientCertificateError(EvidenceError):
+    """The enclave presented no TLS certificate, so evidence has no key to be bound to."""
+
+
+class UnknownGrantError(PolicyRefusedError):
+    """There is no grant for the deployment, or no key of that name in it."""
+
+
+class NoGrantAcceptsError(PolicyRefusedError):
+    """No grant's policy accepts the evidence (version 1)."""
+
+
+class AmbiguousGrantError(PolicyRefusedError):
+    """More than one grant's policy accepts the evidence, and version 1 cannot say which is meant."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is known of a connection: facts that TLS proved, not what the peer says.
+
+    :param certificate: whose key the peer proved to have. :param exporter: see :mod:`sealserve.ratls.binding`.
+    """
+
+    peer: str
+    certificate: x509.Certificate | None
+    exporter: bytes = b""
+    nonce: bytes = b""
+
+
+class Decider:
+    """Decides over grants, and records every decision.
+
+    :param grants: by deployment. :param audit: where decisions are recorded before they are told.
+    """
+
+    def __init__(self, grants: Mapping[str, HeldGrant], audit: AuditLog) -> None:
+        self._grants = grants
+        self._audit = audit
+
+    async def version_2(self, session: Session, frame: bytes) -> Granted | Refused:
+        """Decide over an ``evidence`` message of protocol version 2. Never raises for what the enclave sent."""
+        record = _Record(2, session)
+        try:
+            grant, names = self._judge_version_2(session, frame, record)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong, the answer is no
+            return await self._refuse(record, error)
+        record.grants(grant, names)
+        if not await self._written(record):
+            return Refused(decision=record.decision, reason="unavailable")
+        return _granted(record.decision, grant, names)
+
+    async def version_1(self, session: Session) -> Secret | None:
+        """Decide over the evidence in an RA-TLS certificate: a secret, or nothing.
+
+        Never raises for what the enclave sent.
+        """
+        record = _Record(1, session)
+        try:
+            grant, key = self._judge_version_1(session, record)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong, the answer is no
+            await self._refuse(record, error)
+            return None
+        record.grants(grant, (key,))
+        return grant.version_1_secret() if await self._written(record) else None
+
+    async def malformed(self, session: Session, protocol: int, error: ProtocolError) -> Refused:
+        """Record that somebody spoke nonsense."""
+        return await self._refuse(_Record(protocol, session), error)
+
+    def _judge_version_2(self, session: Session, frame: bytes, record: _Record) -> tuple[HeldGrant, tuple[str, ...]]:
+        evidence = decode(frame, Evidence)
+        record.quote(evidence.quote)
+        request = decode(evidence.request, Request)
+        record.fields["deployment"] = request.deployment
+        if session.certificate is None:
+            raise NoClientCertificateError("the enclave presented no TLS certificate")
+        key = spki_digest(session.certificate)
+        record.fields["key_sha256"] = key.hex()
+        grant = self._grants.get(request.deployment)
+        if grant is None:
+            raise UnknownGrantError(f"there is no grant for a deployment named {request.deployment}")
+        names = tuple(dict.fromkeys(request.keys)) or tuple(grant.keys)
+        if unknown := [name for name in names if name not in grant.keys]:
+            raise UnknownGrantError(f"the grant for {request.deployment} has no key named {', '.join(unknown)}")
+        report_data = broker_report_data(session.nonce, key, session.exporter, evidence.request)
+        self._appraise(grant, evidence.quote, report_data, record)
+        return grant, names
+
+    def _judge_version_1(self, session: Session, record: _Record) -> tuple[HeldGrant, str]:
+        if session.certificate is None:
+            raise NoClientCertificateError("the enclave presented no TLS certificate")
+        record.fields["key_sha256"] = spki_digest(session.certificate).hex()
+        evidence = extract_evidence(session.certificate)
+        record.quote(evidence.quote)
+        candidates = {grant.deployment: grant.version_1.key for grant in self._grants.values() if grant.version_1}
+        accepting, refusals = self._try_all(list(candidates), evidence, record)
+        if not accepting:
+            reasons = "; ".join(f"{name}: {why}" for name, why in refusals.items())
+            raise NoGrantAcceptsError(f"no grant of version 1 accepts the evidence ({reasons or 'there is none'})")
+        if len(accepting) > 1:
+            names = ", ".join(accepting)
+            raise AmbiguousGrantError(
+                f"the evidence is accepted by more than one grant ({names}), and version 1 cannot name one",
+                hint="Give the grants policies that no enclave satisfies together, or version_1 to one of them only.",
+            )
+        record.fields["deployment"] = accepting[0]
+        return self._grants[accepting[0]], candidates[accepting[0]]
+
+    def _try_all(
+        self, candidates: list[str], evidence: CertificateEvidence, record: _Record
+    ) -> tuple[list[str], dict[str, str]]:
+        """Deployments whose policies accept the evidence, and why the others' do not."""
+        accepting: list[str] = []
+        refusals: dict[str, str] = {}
+        for name in candidates:
+            try:
+                self._appraise(self._grants[name], evidence.quote, evidence.report_data, record)
+            except TrustError as error:
+                refusals[name] = error.message
+            else:
+                accepting.append(name)
+        return accepting, refusals
+
+    def _appraise(self, grant: HeldGrant, quote: bytes, report_data: bytes, record: _Record) -> None:
+        """The one place that costs processor time: about a millisecond for each quote and policy.
+
+        :raises SealserveError: the evidence is not accepted.
+        """
+        appraisal = grant.policy.appraise_with_steps(quote, report_data=report_data)
+        if appraisal.evidence is not None:
+            record.evidence(appraisal.evidence)
+        appraisal.require()
+
+    async def _refuse(self, record: _Record, error: Exception) -> Refused:
+        reason = _general_reason(error)
+        record.refuses(error)
+        if reason == "unavailable":
+            _log.error("decision-failed", exc_info=error, extra={"fields": {"decision": record.decision}})
+        await self._written(record)
+        return Refused(decision=record.decision, reason=reason)
+
+    async def _written(self, record: _Record) -> bool:
+        """Put the decision on disk, then into the log; false if it is not on disk."""
+        try:
+            head = await asyncio.to_thread(self._audit.append, record.fields)
+        except AuditUnavailableError as error:
+            event(_log, logging.ERROR, "audit-failed", reason=error, hint=error.hint, decision=record.decision)
+            return False
+        granted = record.fields["outcome"] == "granted"
+        event(
+            _log,
+            logging.INFO if granted else logging.WARNING,
+            "grant-released" if granted else "grant-refused",
+            **{name: record.fields.get(name) for name in _LOGGED if record.fields.get(name) is not None},
+            audit_head=head,
+        )
+        return True
+
+
+_LOGGED = ("decision", "protocol", "peer", "deployment", "keys", "simulated", "reason", "detail")
+
+
+class _Record:
+    """What is recorded of one decision, gathered as it is made. Nothing secret ever enters it."""
+
+    def __init__(self, protocol: int, session: Session) -> None:
+        self.decision = secrets.token_hex(8)
+        self.fields: dict[str, Any] = {
+            "event": "decision",
+            "decision": self.decision,
+            "protocol": protocol,
+            "peer": session.peer,
+            "outcome": "refused",
+        }
+
+    def quote(self, quote: bytes) -> None:
+        self.fields["quote_sha256"] = hashlib.sha256(quote).hexdigest()
+
+    def evidence(self, evidence: VerifiedEvidence) -> None:
+        self.fields["evidence"] = evidence.as_dict()
+        self.fields["simulated"] = evidence.simulated
+
+    def grants(self, grant: HeldGrant, names: tuple[str, ...]) -> None:
+        self.fields |= {
+            "outcome": "granted",
+            "keys": [{"name": name, "version": grant.keys[name].version} for name in names],
+            "model": {
+                "name": grant.model.name,
+                "version": grant.model.version,
+                "digest": grant.model.digest.hex(),
+            },
+        }
+
+    def refuses(self, error: Exception) -> None:
+        known = isinstance(error, SealserveError)
+        self.fields |= {
+            "outcome": "refused",
+            "reason": error.reason if isinstance(error, SealserveError) else type(error).__name__,
+            # The text of a foreign exception may hold anything.
+            "detail": str(error)[:_LONGEST_DETAIL] if known else "a defect; the broker's log has it",
+        }
+
+
+def _granted(decision: str, grant: HeldGrant, names: tuple[str, ...]) -> Granted:
+    model = grant.model
+    return Granted(
+        decision=decision,
+        keys={name: Key(version=key.version, value=bytes(key.value.reveal())) for name, key in _named(grant, names)},
+        model=Model(name=model.name, version=model.version, digest=model.digest, mount=model.mount, key=model.key),
+        arguments=dict(grant.arguments),
+    )
+
+
+def _named(grant: HeldGrant, names: tuple[str, ...]) -> list[tuple[str, ReleasedKey]]:
+    return [(name, grant.keys[name]) for name in names]
+
+
+def _general_reason(error: Exception) -> RefusalReason:
+    if isinstance(error, ProtocolError):
+        return "bad-request"
+    return "not-granted" if isinstance(error, TrustError) else "unavailable"

@@ -1,0 +1,165 @@
+"""The key broker as a process: settings in, a listening TLS server, a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import signal
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
+
+from sealserve.addresses import Address
+from sealserve.broker import tickets, version1, version2
+from sealserve.broker.audit import AuditLog
+from sealserve.broker.decisions import Decider
+from sealserve.broker.grants import HeldGrant, hold_grants
+from sealserve.broker.messages import ALPN
+from sealserve.broker.settings import BrokerSettings
+from sealserve.errors import ConfigurationError, KeyFileError
+from sealserve.files import read_file, read_secret_file
+from sealserve.logs import event, get_logger
+from sealserve.notify import notify
+from sealserve.ratls.contexts import server_context
+from sealserve.ratls.listener import TlsServer, serve
+from sealserve.ratls.stream import TlsStream
+
+_log = get_logger(__name__)
+_GRACE_SECONDS = 5.0
+
+
+class Broker:
+    """A key broker. Making one reads and checks everything that the settings name, and writes nothing.
+
+    :raises ConfigurationError: a setting, a policy or a certificate is not valid.
+    :raises KeyFileError: a key file is missing, has the wrong size, or is readable by others.
+    """
+
+    def __init__(self, settings: BrokerSettings) -> None:
+        self._settings = settings
+        self._grants = hold_grants(settings)
+        self._context = _context(settings)
+        self._server: TlsServer | None = None
+        self._audit: AuditLog | None = None
+        self._decider: Decider | None = None
+
+    @property
+    def grants(self) -> dict[str, HeldGrant]:
+        """What it grants, by deployment."""
+        return self._grants
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, once started."""
+        if self._server is None:
+            raise RuntimeError("the broker was not started")
+        return self._server.address
+
+    async def start(self) -> None:
+        """Open the audit log and listen.
+
+        :raises AuditTamperedError: the audit log was changed. :raises AuditInUseError: another broker writes it.
+        :raises AddressInUseError: another process listens there.
+        """
+        limits = self._settings.limits
+        self._audit = AuditLog(self._settings.audit)
+        event(
+            _log,
+            logging.INFO,
+            "audit-opened",
+            file=self._settings.audit,
+            records=self._audit.records,
+            head=self._audit.head,
+        )
+        self._decider = Decider(self._grants, self._audit)
+        try:
+            self._server = await serve(
+                self._settings.address,
+                self._context,
+                self._converse,
+                handshake_timeout=limits.handshake_seconds,
+                max_connections=limits.connections,
+            )
+        except BaseException:
+            self._audit.close()
+            raise
+        event(_log, logging.INFO, "broker-listening", address=str(self.address), deployments=list(self._grants))
+
+    async def stop(self) -> None:
+        """Finish what runs, within a few seconds, and close the audit log."""
+        if self._server is not None:
+            await self._server.close(grace=_GRACE_SECONDS)
+        if self._audit is not None:
+            self._audit.close()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Tells a supervisor when it is ready."""
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the keys
+        _allow_open_files(self._settings.limits.connections + 100)
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await self.start()
+        try:
+            self._warn()
+            notify(READY=1, STATUS=f"listening at {self.address}")
+            await stopping.wait()
+            notify(STOPPING=1)
+        finally:
+            await self.stop()
+            event(_log, logging.INFO, "broker-stopped")
+
+    def _warn(self) -> None:
+        speaks_version_1 = any(grant.version_1 is not None for grant in self._grants.values())
+        if speaks_version_1 and tickets.are_sent(self._context):
+            event(
+                _log,
+                logging.WARNING,
+                "session-tickets-sent",
+                hint="Enclaves of Gramine 1.8 fail over TLS 1.3 with a server that sends them: start the broker with "
+                "`sealserve broker run`, and without OPENSSL_CONF.",
+            )
+
+    async def _converse(self, stream: TlsStream) -> None:
+        if self._decider is None:
+            raise RuntimeError("the broker was not started")
+        protocol = version2 if stream.alpn == ALPN else version1
+        try:
+            await protocol.converse(stream, self._decider, step_seconds=self._settings.limits.step_seconds)
+        except TimeoutError:
+            event(_log, logging.INFO, "enclave-timed-out", peer=stream.peer_address)
+            stream.abort()
+
+
+def _context(settings: BrokerSettings) -> SSL.Context:
+    try:
+        chain = x509.load_pem_x509_certificates(read_file(settings.certificate))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{settings.certificate} holds no PEM certificate", hint="Put the broker's own certificate first."
+        ) from error
+    return server_context(chain, _private_key(settings.private_key), request_client_certificate=True, alpn=[ALPN])
+
+
+def _private_key(path: Path) -> PrivateKeyTypes:
+    with read_secret_file(path) as pem:
+        try:
+            return load_pem_private_key(bytes(pem.reveal()), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            # Not chained: the text of the error could quote the key.
+            problem = f"{path} holds no private key in PEM without a password"
+    raise KeyFileError(problem, hint="Give the TLS key of the broker's certificate.")
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Every connection takes a file descriptor, and the usual limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

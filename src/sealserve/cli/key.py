@@ -1,0 +1,25 @@
+"""``sealserve key``: wrap keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def key() -> None:
+    """Make the keys under which models are sealed."""
+
+
+@key.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--force", is_flag=True, help="Replace an existing key. What was sealed under it is then lost.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def generate(file: Path, force: bool, as_json: bool) -> None:
+    """Write a new wrap key, 16 raw random bytes, to FILE, readable by you alone."""
+    from sealserve.sealing.keys import generate_wrap_key
+
+    generate_wrap_key(file, replace=force)
+    click.echo(json.dumps({"key": str(file)}) if as_json else f"wrote a new wrap key to {file}")

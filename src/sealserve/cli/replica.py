@@ -1,0 +1,66 @@
+"""``sealserve replica``: run one attested replica. `sealserve up` starts these; by hand it is for other supervisors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option("--name", required=True, help="Name of this replica, for logs and people.")
+@click.option("--listen", required=True, metavar="HOST:PORT", help="Where to serve gRPC over TLS.")
+@click.option(
+    "--broker", "brokers", required=True, multiple=True, metavar="HOST:PORT", help="Key broker; may be repeated."
+)
+@click.option(
+    "--broker-ca", required=True, type=EXISTING_FILE, help="Certificate authority of the broker, PEM. Measured."
+)
+@click.option("--deployment", required=True, help="Name under which to ask for keys. Measured.")
+@click.option("--sealed", required=True, type=EXISTING_DIRECTORY, help="Directory of the sealed model.")
+@click.option("--tee", type=click.Choice(["simulated"]), default="simulated", show_default=True)
+@click.option("--platform", required=True, type=EXISTING_DIRECTORY, help="Directory of the simulated SGX platform.")
+@click.option("--server-name", required=True, help="DNS name in the certificate, by which the gateway routes.")
+@click.option("--temporary", type=EXISTING_DIRECTORY, help="Where to keep links to memory files (never plaintext).")
+@click.option("--broker-timeout", default=30.0, show_default=True, help="Seconds to keep trying to reach a broker.")
+@click.option("--stop-grace", default=10.0, show_default=True, help="Seconds for requests in flight after SIGTERM.")
+@click.option("--json-logs", is_flag=True, help="Log as JSON lines.")
+def replica(
+    *,
+    name: str,
+    listen: str,
+    brokers: tuple[str, ...],
+    broker_ca: Path,
+    deployment: str,
+    sealed: Path,
+    tee: str,  # noqa: ARG001 - only one value exists today; named so that scripts say what they mean
+    platform: Path,
+    server_name: str,
+    temporary: Path | None,
+    broker_timeout: float,
+    stop_grace: float,
+    json_logs: bool,
+) -> None:
+    """Attest to the key broker, unseal the model in memory, and serve it."""
+    from sealserve import logs
+    from sealserve.enclave.replica import ReplicaSettings, run_replica
+
+    logs.configure(json_lines=json_logs)
+    run_replica(
+        ReplicaSettings(
+            name=name,
+            listen=listen,
+            brokers=brokers,
+            broker_ca=broker_ca,
+            deployment=deployment,
+            sealed=sealed,
+            platform=platform,
+            server_name=server_name,
+            temporary=temporary,
+            broker_timeout=broker_timeout,
+            stop_grace=stop_grace,
+        )
+    )

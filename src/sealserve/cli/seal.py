@@ -1,0 +1,234 @@
+"""``sealserve seal`` and ``sealserve unseal``: models as Gramine's encrypted files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sealserve.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from sealserve.sealing import SealedModel
+    from sealserve.secret import Secret
+
+_directory = click.Path(path_type=Path)
+
+
+class _NamelessContext(click.Context):
+    """The context of a command that the user calls by the name of its group."""
+
+    @property
+    def command_path(self) -> str:
+        return self.parent.command_path if self.parent else super().command_path
+
+
+class _NamelessCommand(click.Command):
+    context_class = _NamelessContext
+
+
+class _SealGroup(click.Group):
+    """`seal MODEL_DIR OUT_DIR` seals; `seal verify` and `seal inspect` are commands of their own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.default: click.Command | None = None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.default is not None and args[0] not in self.commands:
+            return "", self.default, args
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            # Options are the default command's: nothing here may be parsed as the group's own.
+            args = ["--", *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "MODEL_DIR OUT_DIR --key FILE --mount PATH [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix="       ")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.default is not None:
+            self.default.format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def key_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`--key` and the leave to use one that others can read."""
+    command = click.option(
+        "--insecure-allow-readable-key", "readable", is_flag=True, help="Accept a key file that others can read."
+    )(command)
+    return click.option(
+        "--key", "key_file", required=True, type=_directory, help="Wrap key file: 16 raw bytes, readable by you alone."
+    )(command)
+
+
+def _digest(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:
+    if value is None:
+        return None
+    try:
+        digest = bytes.fromhex(value)
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise click.BadParameter("a model digest has 64 hexadecimal digits")
+    return digest
+
+
+_mount_option = click.option(
+    "--mount", help="Refuse a model that was sealed for another mount path. Without it any is accepted."
+)
+_digest_option = click.option("--digest", callback=_digest, help="Refuse a model with another digest.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(cls=_SealGroup)
+def seal() -> None:
+    """Seal every file of MODEL_DIR into OUT_DIR, for an enclave that will see OUT_DIR at the mount path.
+
+    The model digest that is printed names the content: the broker and clients can insist on it. MODEL_DIR is only read.
+    OUT_DIR must be new, empty, or left by an interrupted run.
+    """
+
+
+@click.command(cls=_NamelessCommand)
+@click.argument("model_dir", type=_directory)
+@click.argument("out_dir", type=_directory)
+@key_options
+@click.option("--mount", required=True, help="The path at which the enclave will see OUT_DIR.")
+@click.option(
+    "--format-version",
+    type=click.Choice(["1", "2"]),
+    default="2",
+    show_default=True,
+    help="2 for Gramine 1.9 and later, 1 for Gramine up to 1.8.",
+)
+@click.option("--replace", is_flag=True, help="Replace a sealed model in OUT_DIR.")
+@click.option("--processes", type=click.IntRange(min=1), help="How many may work; one for each processor if not given.")
+@_json_option
+def _seal_directory(
+    model_dir: Path,
+    out_dir: Path,
+    *,
+    key_file: Path,
+    readable: bool,
+    mount: str,
+    format_version: str,
+    replace: bool,
+    processes: int | None,
+    as_json: bool,
+) -> None:
+    """Seal a model."""
+    from sealserve.sealing import read_wrap_key, seal_model
+
+    with (
+        read_wrap_key(key_file, insecure_allow_readable_key=readable) as key,
+        progress_bar("sealing") as progress,
+    ):
+        model = seal_model(
+            model_dir,
+            out_dir,
+            key,
+            mount=mount,
+            version=1 if format_version == "1" else 2,
+            replace=replace,
+            processes=processes,
+            progress=progress,
+        )
+    _print(model, f"sealed into {out_dir}", as_json=as_json)
+
+
+if isinstance(seal, _SealGroup):
+    seal.default = _seal_directory
+
+
+@seal.command()
+@click.argument("directory", type=_directory)
+@key_options
+@_mount_option
+@_digest_option
+@_json_option
+def verify(
+    directory: Path, *, key_file: Path, readable: bool, mount: str | None, digest: bytes | None, as_json: bool
+) -> None:
+    """Decrypt and check everything in DIRECTORY against its list, and keep nothing."""
+    from sealserve.sealing import open_sealed_model, read_wrap_key
+
+    with read_wrap_key(key_file, insecure_allow_readable_key=readable) as key, progress_bar("verifying") as progress:
+        model = open_sealed_model(directory, key, mount=_mount(directory, key, mount), expected_digest=digest)
+        model.verify(progress=progress)
+    _print(model, f"verified {directory}", as_json=as_json)
+
+
+@seal.command()
+@click.argument("path", type=_directory)
+@click.option("--key", "key_file", type=_directory, help="Wrap key file; without it, what everybody can read is told.")
+@click.option("--insecure-allow-readable-key", "readable", is_flag=True, help="Accept a key file that others can read.")
+@_json_option
+def inspect(path: Path, *, key_file: Path | None, readable: bool, as_json: bool) -> None:
+    """Tell what PATH, an encrypted file or a sealed model, is, and what of it is authenticated."""
+    from sealserve.sealing.inspection import inspect as look
+    from sealserve.sealing.keys import read_wrap_key
+
+    key = read_wrap_key(key_file, insecure_allow_readable_key=readable) if key_file else None
+    found = look(path, key)
+    click.echo(json.dumps(found.as_dict(), ensure_ascii=False) if as_json else found.as_text())
+
+
+@click.command()
+@click.argument("directory", type=_directory)
+@click.argument("out_dir", type=_directory)
+@key_options
+@_mount_option
+@_digest_option
+@_json_option
+def unseal(
+    directory: Path,
+    out_dir: Path,
+    *,
+    key_file: Path,
+    readable: bool,
+    mount: str | None,
+    digest: bytes | None,
+    as_json: bool,
+) -> None:
+    """Decrypt the sealed model in DIRECTORY into OUT_DIR, which must be new or empty."""
+    from sealserve.sealing import read_wrap_key, unseal_model
+
+    with read_wrap_key(key_file, insecure_allow_readable_key=readable) as key, progress_bar("unsealing") as progress:
+        model = unseal_model(
+            directory,
+            out_dir,
+            key,
+            mount=_mount(directory, key, mount),
+            expected_digest=digest,
+            progress=progress,
+        )
+    _print(model, f"unsealed into {out_dir}", as_json=as_json)
+
+
+def _mount(directory: Path, key: Secret, mount: str | None) -> str:
+    from sealserve.sealing.model import embedded_mount
+
+    return mount if mount is not None else embedded_mount(directory, key)
+
+
+def _print(model: SealedModel, done: str, *, as_json: bool) -> None:
+    if as_json:
+        report = {
+            "digest": model.digest.hex(),
+            "mount": model.mount,
+            "bytes": model.total_size,
+            "files": [{"name": f.name, "size": f.size, "sha256": f.sha256.hex()} for f in model.files],
+        }
+        click.echo(json.dumps(report, ensure_ascii=False))
+    else:
+        click.echo(f"{done}: {len(model.files)} files, {model.total_size:,} bytes, for {model.mount}")
+        click.echo(f"model digest: {model.digest.hex()}")

@@ -1,0 +1,217 @@
+"""Getting evidence from a replica and judging it.
+
+One question, ``sealserve.v1.Attestation/GetEvidence``, with 32 fresh random bytes. The answer's quote must carry, as
+its report data, a hash over those bytes, over the public key of *this connection's* TLS certificate, and over what
+the replica claims to serve (``docs/attestation-protocol.md``). So evidence cannot be old (other nonce), cannot be
+another replica's (other key: a relay or a man in the middle), and its claims cannot be changed. Whether the enclave
+is one to trust is the policy's word.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf.message import DecodeError
+
+from sealserve.addresses import Address, parse_address
+from sealserve.client.deadline import Deadline
+from sealserve.client.errors import EvidenceMissingError, MalformedReplyError, ModelNotAcceptedError
+from sealserve.client.grpc_connection import GrpcConnection
+from sealserve.client.server_name import DEFAULT_SERVER_NAME, check_server_name
+from sealserve.client.status import Code, error_of, printable
+from sealserve.client.transport import TlsFacts, connect
+from sealserve.evidence import AppraisalPolicy, VerifiedEvidence
+from sealserve.ratls.binding import client_report_data
+from sealserve.wire import attestation_pb2
+
+GET_EVIDENCE = "/sealserve.v1.Attestation/GetEvidence"
+NONCE_SIZE = 32
+CONNECT_SECONDS = 10.0
+EVIDENCE_SECONDS = 10.0
+"""How long a replica may take to make a connection and to give evidence, within the caller's deadline."""
+
+_MAX_EVIDENCE = 256 * 1024  # a quote has about 5 KB
+_MAX_MODELS = 1000
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that a replica claims to serve; ``digest`` is that of the sealed model (32 bytes)."""
+
+    name: str
+    version: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a replica says of itself, bound into its evidence."""
+
+    replica: str
+    models: tuple[ServedModel, ...]
+
+
+@dataclass(frozen=True)
+class PresentedEvidence:
+    """An answer that nobody has judged yet, and what it must be bound to.
+
+    :param certificate: of the connection it came on. :param spki_digest: SHA-256 of its public key (32 bytes).
+    """
+
+    quote: bytes
+    claims: bytes
+    nonce: bytes
+    certificate: x509.Certificate
+    spki_digest: bytes
+    tls: TlsFacts
+
+    @property
+    def report_data(self) -> bytes:
+        """The report data that the quote must carry (64 bytes)."""
+        return client_report_data(self.nonce, self.spki_digest, self.claims)
+
+
+@dataclass(frozen=True)
+class VerifiedReplica:
+    """A replica whose evidence was accepted.
+
+    :param certificate_pem: of the connection that was checked. :param spki_digest: SHA-256 of its public key.
+    :param nonce: what the evidence is fresh for. :param verified_at: by this machine's clock, UTC.
+    """
+
+    evidence: VerifiedEvidence
+    certificate_pem: bytes
+    spki_digest: bytes
+    claims: Claims
+    nonce: bytes
+    verified_at: datetime
+
+    @property
+    def name(self) -> str:
+        """The name that the replica has in its deployment."""
+        return self.claims.replica
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "replica": self.name,
+            "key_sha256": self.spki_digest.hex(),
+            "nonce": self.nonce.hex(),
+            "verified_at": self.verified_at.isoformat(timespec="seconds"),
+            "models": [{"name": m.name, "version": m.version, "digest": m.digest.hex()} for m in self.claims.models],
+            "evidence": self.evidence.as_dict(),
+        }
+
+
+def attest(
+    target: str,
+    policy: AppraisalPolicy,
+    *,
+    server_name: str = DEFAULT_SERVER_NAME,
+    timeout: float = 10.0,
+) -> VerifiedReplica:
+    """Check the replica that answers at ``target``, on one connection that is closed afterwards.
+
+    :param target: ``host:port``. :param server_name: sent as SNI. :param timeout: seconds for all of it.
+    :raises TrustError: there is no evidence, it is not genuine, not bound to this connection, or not accepted.
+    :raises UnavailableError: the target cannot be reached or is silent.
+    """
+    deadline = Deadline(timeout)
+    connection = open_connection(parse_address(target), server_name=check_server_name(server_name), deadline=deadline)
+    try:
+        return judge(request_evidence(connection, deadline), policy)
+    finally:
+        connection.close()
+
+
+def open_connection(target: Address, *, server_name: str, deadline: Deadline) -> GrpcConnection:
+    """A connection on which nothing was asked yet; see :func:`sealserve.client.transport.connect` for errors."""
+    transport = connect(target, server_name=server_name, deadline=deadline.within(CONNECT_SECONDS))
+    return GrpcConnection(transport, authority=server_name)
+
+
+def request_evidence(connection: GrpcConnection, deadline: Deadline) -> PresentedEvidence:
+    """Ask for evidence with a fresh nonce.
+
+    :raises EvidenceMissingError: the peer is no replica or does not behave like one.
+    :raises UnavailableError: it went away, is silent, or cannot give evidence now.
+    """
+    nonce = secrets.token_bytes(NONCE_SIZE)
+    request = attestation_pb2.EvidenceRequest(nonce=nonce).SerializeToString()
+    hint = "Check that this is the gRPC address of a sealserve replica."
+    try:
+        reply = connection.call(
+            GET_EVIDENCE, request, deadline=deadline.within(EVIDENCE_SECONDS), max_reply=_MAX_EVIDENCE
+        )
+    except MalformedReplyError as error:
+        raise EvidenceMissingError(f"no evidence: {error.message}", hint=hint) from error
+    if reply.status in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}:
+        raise error_of(reply)
+    if reply.status != Code.OK:
+        raise EvidenceMissingError(f"no evidence: {error_of(reply).message}", hint=hint)
+    try:
+        response = attestation_pb2.EvidenceResponse.FromString(reply.message)
+    except DecodeError as error:
+        raise EvidenceMissingError("no evidence: the answer is malformed", hint=hint) from error
+    return PresentedEvidence(
+        quote=response.quote,
+        claims=response.claims,
+        nonce=nonce,
+        certificate=connection.transport.peer_certificate,
+        spki_digest=connection.transport.peer_key,
+        tls=connection.transport.facts,
+    )
+
+
+def judge(presented: PresentedEvidence, policy: AppraisalPolicy) -> VerifiedReplica:
+    """Appraise evidence: genuine, bound to nonce, key and claims, accepted by the policy, serving accepted models.
+
+    :raises EvidenceError: it is not genuine or not bound. :raises PolicyRefusedError: the policy does not accept it.
+    """
+    evidence = policy.appraise(presented.quote, report_data=presented.report_data)
+    claims = parse_claims(presented.claims)
+    check_models(claims, policy)
+    return VerifiedReplica(
+        evidence=evidence,
+        certificate_pem=presented.certificate.public_bytes(Encoding.PEM),
+        spki_digest=presented.spki_digest,
+        claims=claims,
+        nonce=presented.nonce,
+        verified_at=datetime.now(UTC),
+    )
+
+
+def parse_claims(data: bytes) -> Claims:
+    """Read serialized claims.
+
+    :raises EvidenceMissingError: they are malformed.
+    """
+    try:
+        claims = attestation_pb2.Claims.FromString(data)
+    except DecodeError as error:
+        raise EvidenceMissingError("the replica's claims are malformed") from error
+    if len(claims.models) > _MAX_MODELS or any(len(model.digest) != 32 for model in claims.models):
+        raise EvidenceMissingError("the replica's claims are malformed: too many models, or a digest of a wrong size")
+    models = tuple(ServedModel(printable(model.name), model.version, model.digest) for model in claims.models)
+    return Claims(printable(claims.replica), models)
+
+
+def check_models(claims: Claims, policy: AppraisalPolicy) -> None:
+    """Every model that the replica serves must be on the policy's list, where it has one.
+
+    :raises ModelNotAcceptedError: one is not, or none is served.
+    """
+    accepted = set(policy.models)
+    if not accepted:
+        return
+    others = [f"{m.name} version {m.version} ({m.digest.hex()})" for m in claims.models if m.digest not in accepted]
+    if others or not claims.models:
+        raise ModelNotAcceptedError(
+            f"the replica serves {', '.join(others) or 'no model'}, which the policy's models do not list",
+            hint="If the model was changed on purpose, add its digest to `models` in the policy.",
+        )

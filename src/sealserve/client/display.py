@@ -1,0 +1,116 @@
+"""What the client's commands print for people, on terminals from 60 columns on and in pipes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from sealserve.client.attestation import VerifiedReplica
+from sealserve.client.client import Prediction
+from sealserve.client.labels import Ranked
+from sealserve.client.report import Report
+
+SIMULATED = "SIMULATED - NO PROTECTION"
+
+_MARK = 8  # columns of the outcome
+_ENOUGH = 40  # columns that a detail should have
+_MARKS = {"ok": ("ok", "green"), "failed": ("FAILED", "bold red"), "skipped": ("-", "dim")}
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def show_report(console: Console, report: Report) -> None:
+    """Print every check of a report, and the outcome."""
+    console.print(Text.assemble("Checking ", (report.target, "bold"), f" as {report.server_name}"))
+    if report.evidence is not None and report.evidence.simulated:
+        console.print(_simulated_banner())
+    console.print()
+    titles = max((len(check.title) for check in report.checks), default=0)
+    # Beside their titles where there is room for it, else below them.
+    beside = console.width >= _MARK + titles + 2 + _ENOUGH
+    indent = _MARK + titles + 2 if beside else _MARK
+    for check in report.checks:
+        mark, style = _MARKS[check.outcome]
+        lines = textwrap.wrap(check.detail, max(console.width - indent, 20)) or [""]
+        head = Text.assemble((f"{mark:<{_MARK}}", style), (check.title, "" if beside else "bold"))
+        if beside:
+            head.append(" " * (indent - len(head)) + lines.pop(0))
+        _print(console, head)
+        for line in lines:
+            _print(console, Text(" " * indent + line))
+    console.print()
+    _show_outcome(console, report)
+
+
+def _show_outcome(console: Console, report: Report) -> None:
+    milliseconds = f"{report.seconds * 1000:.0f} ms"
+    if report.accepted and report.claims is not None:
+        console.print(
+            Text.assemble(("ACCEPTED", "bold green"), f"  {report.claims.replica or 'a replica'}, in {milliseconds}")
+        )
+        if report.evidence is not None:
+            expires = report.evidence.collateral_expires.strftime("%Y-%m-%d %H:%M UTC")
+            console.print(Text(f"Judged with collateral that is valid until {expires}."))
+            if report.evidence.simulated:
+                console.print(Text("This platform is simulated: whoever runs it can read what you send.", "yellow"))
+        return
+    console.print(Text.assemble(("REFUSED", "bold red"), f"  in {milliseconds}"))
+    if report.error is not None:
+        console.print(Text(report.error.message))
+        if report.error.hint:
+            console.print(Text(report.error.hint))
+
+
+def show_verified(console: Console, replica: VerifiedReplica) -> None:
+    """Print in one or two lines who was checked before anything was sent."""
+    evidence = replica.evidence
+    identity = evidence.mrenclave.hex()[:16]
+    console.print(
+        Text.assemble(("checked ", "green"), (replica.name, "bold"), f": MRENCLAVE {identity}…, {evidence.tcb_status}")
+    )
+    if evidence.simulated:
+        console.print(_simulated_banner())
+
+
+def show_ranking(console: Console, name: str, prediction: Prediction, ranking: Sequence[Ranked]) -> None:
+    """Print the best classes of one picture."""
+    _show_head(console, name, prediction)
+    shares = all(0 <= entry.score <= 1 for entry in ranking)
+    for entry in ranking:
+        score = f"{entry.score * 100:6.1f} %" if shares else f"{entry.score:8.3f}"
+        label = entry.label if entry.label is not None else f"class {entry.index}"
+        _print(console, Text.assemble(("  " + score, "cyan"), f"  {label}"))
+
+
+def show_outputs(console: Console, name: str, prediction: Prediction, outputs: Mapping[str, Array]) -> None:
+    """Print arrays, long ones shortened."""
+    _show_head(console, name, prediction)
+    for output, array in outputs.items():
+        shape = "x".join(map(str, array.shape)) or "scalar"
+        text = np.array2string(array, threshold=60, edgeitems=4, max_line_width=max(console.width - 4, 20))
+        console.print(Text(f"  {output}  {array.dtype} {shape}", "bold"))
+        _print(console, Text(textwrap.indent(text, "    ")))
+
+
+def _show_head(console: Console, name: str, prediction: Prediction) -> None:
+    console.print(
+        Text.assemble(
+            (name, "bold"),
+            f"  answered by {prediction.replica}, model version {prediction.model_version}, ",
+            (f"{prediction.seconds * 1000:.0f} ms", "dim"),
+        )
+    )
+
+
+def _print(console: Console, text: Text) -> None:
+    """Print lines that are cut already, without blanks at their ends."""
+    text.rstrip()
+    console.print(text, soft_wrap=True)
+
+
+def _simulated_banner() -> Text:
+    return Text(SIMULATED, "bold black on yellow")

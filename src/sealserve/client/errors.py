@@ -1,0 +1,41 @@
+"""What can go wrong between a client and a replica, by cause; each is a leaf of the tree in :mod:`sealserve.errors`."""
+
+from __future__ import annotations
+
+from sealserve.errors import EvidenceError, InputError, PolicyRefusedError, UnavailableError
+
+
+class TargetUnreachableError(UnavailableError):
+    """No connection, or no TLS session, can be made to the target."""
+
+
+class ConnectionLostError(UnavailableError):
+    """The connection broke, or the server said that it cannot take requests now. Trying elsewhere is safe."""
+
+
+class DeadlinePassedError(UnavailableError):
+    """The time that the caller gave is over."""
+
+
+class MalformedReplyError(UnavailableError):
+    """The peer broke the rules of HTTP/2, of gRPC or of the message that it was to send, or its reply is too large."""
+
+
+class ServerFaultError(UnavailableError):
+    """The server met a fault of its own while it worked on the request."""
+
+
+class RequestRefusedError(InputError):
+    """The server read the request and says that it is wrong; the message is the server's."""
+
+
+class ModelNotServedError(RequestRefusedError):
+    """The server has no model, version or signature of that name."""
+
+
+class EvidenceMissingError(EvidenceError):
+    """What answers at the target gives no evidence: it is no replica, or does not behave like one."""
+
+
+class ModelNotAcceptedError(PolicyRefusedError):
+    """The enclave is accepted, but it serves a model whose digest the policy does not list."""

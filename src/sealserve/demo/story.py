@@ -1,0 +1,205 @@
+"""The story, step by step. Each step does the real thing, and fails the demonstration if it does not happen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sealserve.addresses import Address
+from sealserve.client.images import load_image
+from sealserve.demo.errors import DemonstrationFailedError
+from sealserve.demo.proof import prove
+from sealserve.demo.question import ask
+from sealserve.demo.report import Reporter, Step
+from sealserve.demo.tap import Tap
+from sealserve.deploy.deployment import BrokerSection, Deployment, GatewaySection, ModelSection
+from sealserve.errors import InputError, MachineError
+from sealserve.files import write_atomically
+from sealserve.local.cluster import LocalCluster, run_cluster
+from sealserve.local.events import Event, ProcessReady
+from sealserve.local.layout import Layout
+from sealserve.local.prepare import (
+    PreparedCluster,
+    check_machine,
+    prepare_keys,
+    prepare_model,
+    prepare_platform,
+    prepare_policies,
+)
+from sealserve.local.proc import all_processes, resident_of_group
+from sealserve.local.state import cluster_lock
+from sealserve.models.efficientnet import write_efficientnet_lite0
+
+MODEL = "efficientnet-lite0"
+_MARKER = ".sealserve-demo"
+_ANY_PORT = Address("127.0.0.1", 0)
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """``image``: a picture of the user's own. ``directory``: where everything is made; kept for inspection."""
+
+    directory: Path
+    image: Path | None = None
+
+
+async def tell(settings: DemoSettings, reporter: Reporter) -> None:
+    """Tell the whole story; when this returns or raises, every process it started is gone.
+
+    :raises SealserveError: something is missing on this machine, or a step failed.
+    """
+    photograph = settings.image or find_photograph()
+    picture = load_image(photograph)
+    directory = prepare_directory(settings.directory)
+    layout = Layout(directory)
+    deployment = Deployment(
+        name="demo",
+        model=ModelSection(name=MODEL, path=layout.owner / "model"),
+        broker=BrokerSection(listen=_ANY_PORT),
+        gateway=GatewaySection(listen=_ANY_PORT),
+        state=directory,
+    )
+    reporter.opening(
+        f"SIMULATED enclaves: this shows the whole path and protects nothing.\nWorking directory: {directory}",
+        simulated=True,
+        directory=str(directory),
+    )
+    with cluster_lock(layout):
+        async with contextlib.AsyncExitStack() as stack:
+            prepared = await asyncio.to_thread(_prepare, deployment, layout, reporter)
+            cluster = await _start(prepared, reporter, stack)
+            tap = await stack.enter_async_context(Tap(cluster.gateway.host, cluster.gateway.port))
+            sessions = {process.child.pid for process in cluster.supervisor.processes if process.child}
+            with reporter.step(7, "client", "A client that verifies, then sends") as step:
+                question = await ask(cluster, tap, picture, photograph, step)
+            with reporter.step(8, "proof", "What each party saw, and what was refused") as step:
+                await prove(cluster, tap, question, step)
+            with reporter.step(9, "end", "Everything stopped") as step:
+                await stack.aclose()
+                _require_gone(sessions, step)
+    reporter.closing(f"Look around in {directory}", result="ok", directory=str(directory))
+
+
+def find_photograph() -> Path:
+    """``grace_hopper.jpg``, the photograph that ships with matplotlib.
+
+    :raises MachineError: matplotlib is not installed.
+    """
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg"
+        if path.is_file():
+            return path
+    raise MachineError(
+        "the demonstration's photograph is not installed",
+        hint="Run `pip install 'sealserve[example]'`, or name a picture of your own with --image.",
+    )
+
+
+def prepare_directory(directory: Path) -> Path:
+    """Make the working directory, or empty it if an earlier demonstration made it.
+
+    :raises InputError: there is something else in it.
+    """
+    directory = directory.absolute()
+    marker = directory / _MARKER
+    if directory.exists() and not marker.is_file() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(
+            f"{directory} is not empty, and no demonstration made it",
+            hint="Name another directory with --directory, or remove this one.",
+        )
+    layout = Layout(directory)
+    if directory.exists():
+        with cluster_lock(layout):
+            for party in (layout.owner, layout.platform, layout.client):
+                shutil.rmtree(party, ignore_errors=True)
+    layout.make()
+    write_atomically(marker, "Made by `sealserve demo`, which empties this directory at its next start.\n")
+    return directory
+
+
+def _prepare(deployment: Deployment, layout: Layout, reporter: Reporter) -> PreparedCluster:
+    with reporter.step(1, "owner", "A real model, as a TensorFlow SavedModel") as step:
+        write_efficientnet_lite0(deployment.model.path)
+        size = sum(path.stat().st_size for path in deployment.model.path.rglob("*") if path.is_file())
+        step.say(
+            f"EfficientNet-Lite0 with ImageNet weights, {size / 1e6:.1f} MB, written without TensorFlow",
+            model=MODEL,
+            bytes=size,
+        )
+    nginx, broker, gateway = check_machine(deployment)
+    with reporter.step(2, "owner", "Keys and certificates, mode 0600") as step:
+        prepare_platform(layout)
+        prepare_keys(deployment, layout, broker=broker)
+        step.say(f"wrap key and the broker's certificate authority in {layout.owner}", owner=str(layout.owner))
+    with reporter.step(3, "owner", "The model, sealed") as step:
+        model = prepare_model(deployment, layout)
+        step.say(
+            f"{model.files} file, Gramine's encrypted format; model digest {model.digest.hex()[:16]}…",
+            files=model.files,
+            digest=model.digest.hex(),
+        )
+    enclave = prepare_policies(deployment, layout, model, broker=broker)
+    return PreparedCluster(deployment, layout, nginx, broker, gateway, model, enclave)
+
+
+async def _start(prepared: PreparedCluster, reporter: Reporter, stack: contextlib.AsyncExitStack) -> LocalCluster:
+    names = [f"replica-{number}" for number in range(1, prepared.deployment.replicas.count + 1)]
+    ready = {name: asyncio.get_running_loop().create_future() for name in ("broker", *names, "gateway")}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, ProcessReady) and not ready[event.name].done():
+            ready[event.name].set_result(event)
+
+    context = run_cluster(prepared, listener=listen)
+    starting = asyncio.create_task(stack.enter_async_context(context))
+
+    async def wait_for(name: str) -> ProcessReady:
+        await asyncio.wait([starting, ready[name]], return_when=asyncio.FIRST_COMPLETED)
+        if not ready[name].done():
+            await starting  # raises what went wrong
+        result: ProcessReady = await ready[name]
+        return result
+
+    try:
+        with reporter.step(4, "owner", "The key broker") as step:
+            await wait_for("broker")
+            step.say(
+                f"listens on {prepared.broker}; gives the key to enclave {prepared.enclave.mrenclave.hex()[:16]}… only",
+                broker=str(prepared.broker),
+                mrenclave=prepared.enclave.mrenclave.hex(),
+            )
+        with reporter.step(5, "platform", "Replicas: attested, unsealed in memory, serving") as step:
+            replicas: list[dict[str, Any]] = []
+            for name in names:
+                event = await wait_for(name)
+                resident = resident_of_group(event.pid) or 0
+                step.say(f"{name}: ready {event.seconds:.1f} s after its start, {resident / 1e6:.0f} MB resident")
+                replicas.append({"name": name, "seconds": round(event.seconds, 3), "resident_bytes": resident})
+            step.facts["replicas"] = replicas
+        with reporter.step(6, "platform", "nginx in front, passing TLS through") as step:
+            await wait_for("gateway")
+            cluster = await starting
+            version = ".".join(map(str, prepared.nginx.version))
+            step.say(
+                f"nginx {version} on {prepared.gateway}, by server name; it holds no key",
+                gateway=str(prepared.gateway),
+                nginx=version,
+            )
+    except BaseException:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        raise
+    return cluster
+
+
+def _require_gone(sessions: set[int], step: Step) -> None:
+    left = [facts.pid for facts in all_processes() if facts.session in sessions and facts.state not in "ZX"]
+    if left:
+        raise DemonstrationFailedError(f"processes are still running: {', '.join(map(str, left))}")
+    step.say(f"{len(sessions)} processes and all that they started are gone", processes_left=0)

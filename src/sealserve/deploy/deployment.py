@@ -1,0 +1,186 @@
+"""``deployment.yaml``: what one deployment is. Every command that runs or renders a deployment reads this file.
+
+Only values that work exist here. The field descriptions are the documentation: :mod:`sealserve.deploy.template` renders
+the commented file that ``sealserve init`` writes from them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+
+from sealserve.addresses import Address, is_dns_name, parse_address
+from sealserve.configuration import Settings, load_yaml
+from sealserve.errors import InputError
+
+FILE_NAME = "deployment.yaml"
+
+
+def _address(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_address(value, allow_any_port=True)
+    except InputError as error:
+        raise ValueError(f"is not an address. {error.hint}") from None
+
+
+AddressText = Annotated[Address, BeforeValidator(_address), PlainSerializer(str)]
+
+
+class ModelSection(Settings):
+    name: str = Field(
+        description="The name that clients call it by.",
+        examples=["classifier"],
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+    )
+    path: Path = Field(
+        description="Base directory as TensorFlow Serving has it: one SavedModel in each numbered directory "
+        "(model/1/saved_model.pb). The highest number is served. Relative paths start at this file.",
+        examples=["model"],
+    )
+    mount: str | None = Field(
+        default=None,
+        description="Where replicas see the sealed model. The path is sealed into every file, so that a file cannot "
+        "pass for another. /models/NAME if not given.",
+        examples=["/models/classifier"],
+    )
+    engine: Literal["openvino"] = Field(default="openvino", description="What runs the model.")
+
+    @field_validator("mount")
+    @classmethod
+    def _mount_is_a_clean_path(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", value) or {".", ".."} & set(value.split("/")):
+            raise ValueError("must be an absolute path of letters, digits, '.', '_' and '-'")
+        return value
+
+    @property
+    def mount_path(self) -> str:
+        """Where replicas see the sealed model."""
+        return self.mount or f"/models/{self.name}"
+
+
+class TlsSection(Settings):
+    mode: Literal["attested"] = Field(
+        default="attested",
+        description="How clients know a replica. attested: the replica makes its key inside the enclave, and its "
+        "evidence vouches for that key.",
+    )
+    server_name: str = Field(
+        default="replica.sealserve.internal",
+        description="The server name (SNI) that replicas answer to and the gateway routes by. It needs no DNS entry.",
+    )
+
+    @field_validator("server_name")
+    @classmethod
+    def _server_name_is_a_dns_name(cls, value: str) -> str:
+        if not is_dns_name(value) or value.replace(".", "").isdigit():
+            raise ValueError("must be a DNS name")
+        return value.lower()
+
+
+class ReplicasSection(Settings):
+    count: int = Field(default=2, ge=1, le=32, description="How many replicas run.")
+    threads: int | Literal["auto"] = Field(
+        default="auto",
+        description="Threads that the engine of each replica computes with. auto: this machine's CPU cores, shared "
+        "among the replicas.",
+    )
+
+    @field_validator("threads")
+    @classmethod
+    def _threads_in_range(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 256:
+            raise ValueError("must be auto or a number from 1 to 256")
+        return value
+
+    @property
+    def threads_each(self) -> int:
+        """Threads of one replica on this machine."""
+        if isinstance(self.threads, int):
+            return self.threads
+        return max(1, len(os.sched_getaffinity(0)) // self.count)
+
+
+class BrokerSection(Settings):
+    listen: AddressText = Field(
+        default=Address("127.0.0.1", 4433),
+        description="Address and port of the key broker. Port 0 takes any free one.",
+    )
+
+
+class GatewaySection(Settings):
+    listen: AddressText = Field(
+        default=Address("127.0.0.1", 8500),
+        description="Address and port of the gateway, which clients connect to. Port 0 takes any free one.",
+    )
+
+
+class Deployment(Settings):
+    """A whole ``deployment.yaml``."""
+
+    name: str = Field(
+        description="Name of the deployment: lower-case letters, digits and hyphens. Replicas ask the key broker for "
+        "their keys under it.",
+        examples=["my-deployment"],
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+    )
+    model: ModelSection = Field(description="The TensorFlow model to serve.")
+    tee: Literal["simulated"] = Field(
+        default="simulated",
+        description="What the replicas run in. simulated: ordinary processes with evidence under a root of its own. "
+        "It shows every step and protects nothing from this machine.",
+    )
+    tls: TlsSection = Field(default=TlsSection(), description="TLS between clients and replicas.")
+    replicas: ReplicasSection = Field(default=ReplicasSection(), description="The model servers.")
+    broker: BrokerSection = Field(
+        default=BrokerSection(), description="The key broker, which gives the model's key to attested replicas only."
+    )
+    gateway: GatewaySection = Field(
+        default=GatewaySection(),
+        description="nginx, which balances over the replicas and cannot open what it forwards.",
+    )
+    state: Path = Field(
+        default=Path(".sealserve"),
+        description="Directory for keys, the sealed model, logs and everything else that is made. Relative paths start "
+        "at this file.",
+    )
+
+    @field_validator("tee", mode="before")
+    @classmethod
+    def _tee_works(cls, value: Any) -> Any:
+        if value in {"sgx", "tdx"}:
+            raise ValueError(f"{value} is not available in this version; only simulated is")
+        return value
+
+    @model_validator(mode="after")
+    def _addresses_differ(self) -> Self:
+        broker, gateway = self.broker.listen, self.gateway.listen
+        if broker.port and broker.port == gateway.port:
+            raise ValueError(f"broker.listen and gateway.listen have the same port {broker.port}")
+        return self
+
+
+def load_deployment(path: Path) -> Deployment:
+    """Read ``deployment.yaml``; ``model.path`` and ``state`` come out absolute.
+
+    :raises ConfigurationError: it is missing or not valid; the error names the line.
+    """
+    deployment = load_yaml(path, Deployment)
+    base = path.absolute().parent
+    return deployment.model_copy(
+        update={
+            "model": deployment.model.model_copy(update={"path": _absolute(base, deployment.model.path)}),
+            "state": _absolute(base, deployment.state),
+        }
+    )
+
+
+def _absolute(base: Path, path: Path) -> Path:
+    return Path(os.path.normpath(base / path.expanduser()))

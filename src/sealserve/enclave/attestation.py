@@ -1,0 +1,51 @@
+"""The replica's side of client attestation: ``sealserve.v1.Attestation/GetEvidence``.
+
+The evidence binds the client's fresh nonce, the public key of the replica's TLS certificate, and what the replica
+says it serves. See ``docs/attestation-protocol.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+
+from sealserve.evidence import Attester
+from sealserve.ratls import TlsIdentity
+from sealserve.ratls.binding import client_report_data
+from sealserve.serving.errors import RequestError
+from sealserve.serving.methods import Service, unary_method
+from sealserve.wire.attestation_pb2 import Claims, EvidenceRequest, EvidenceResponse, ServedModel
+
+NONCE_SIZE = 32
+
+
+class AttestationService:
+    """Answers :class:`EvidenceRequest` with a fresh quote.
+
+    :param identity: whose key the TLS server of this replica uses.
+    :param replica: the replica's name, for people.
+    :param models: what it serves.
+    """
+
+    def __init__(
+        self,
+        identity: TlsIdentity,
+        attester: Attester,
+        *,
+        replica: str,
+        models: Sequence[ServedModel],
+    ) -> None:
+        self._spki_digest = identity.spki_digest
+        self._attester = attester
+        self._claims = Claims(replica=replica, models=models).SerializeToString(deterministic=True)
+
+    def service(self) -> Service:
+        """The gRPC service, for :func:`~sealserve.serving.grpc_server.create_server`."""
+        return Service("sealserve.v1.Attestation", {"GetEvidence": unary_method(self._get_evidence, EvidenceRequest)})
+
+    def _get_evidence(self, request: EvidenceRequest, _: grpc.ServicerContext) -> EvidenceResponse:
+        if len(request.nonce) != NONCE_SIZE:
+            raise RequestError(f"the nonce must have {NONCE_SIZE} bytes")
+        quote = self._attester.quote(client_report_data(request.nonce, self._spki_digest, self._claims))
+        return EvidenceResponse(quote=quote, claims=self._claims)

@@ -1,0 +1,137 @@
+"""The record of an appraisal: which checks were made, in which order, and what each found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sealserve.errors import SealserveError, TrustError
+from sealserve.evidence.certificates import CERTIFICATE_ERRORS
+from sealserve.evidence.errors import UnverifiableEvidenceError
+from sealserve.evidence.verified import VerifiedEvidence
+
+TITLES = {
+    "quote": "Quote is well-formed",
+    "root": "Certificates lead to the trusted root",
+    "collateral": "Collateral is current and for this platform",
+    "revocation": "No certificate is revoked",
+    "debug": "Not in debug mode",
+    "signature": "Signed by the platform's quoting enclave",
+    "binding": "Made for this key and this request",
+    "platform": "Kind of platform",
+    "tcb": "TCB status and advisories",
+    "measurement": "Measurement",
+    "machine": "Machine",
+    "result": "Result",
+}
+"""The checks in the order they are made, with a title for people."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One check.
+
+    :param name: a key of :data:`TITLES`. :param ok: none if it was skipped. :param detail: what was found, for people.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+
+    @property
+    def outcome(self) -> str:
+        """``ok``, ``failed`` or ``skipped``."""
+        return "skipped" if self.ok is None else "ok" if self.ok else "failed"
+
+    @property
+    def title(self) -> str:
+        """What the check is about, for people."""
+        return TITLES.get(self.name, self.name)
+
+    def as_dict(self) -> dict[str, str]:
+        """A JSON-ready form."""
+        return {"name": self.name, "outcome": self.outcome, "detail": self.detail}
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """The outcome of an appraisal.
+
+    :param steps: all checks, in order; the last is ``result``.
+    :param evidence: what the evidence says, if it is genuine, even where the policy refuses it.
+    :param error: why it was refused; none if it was accepted.
+    """
+
+    steps: tuple[Step, ...]
+    evidence: VerifiedEvidence | None
+    error: SealserveError | None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the evidence is genuine, bound and accepted by the policy."""
+        return self.error is None and self.evidence is not None
+
+    def require(self) -> VerifiedEvidence:
+        """The evidence.
+
+        :raises SealserveError: why it was refused.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.evidence is None:
+            raise TrustError("the appraisal has no evidence")
+        return self.evidence
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        out: dict[str, Any] = {"accepted": self.accepted, "steps": [step.as_dict() for step in self.steps]}
+        if self.evidence is not None:
+            out["evidence"] = self.evidence.as_dict()
+        if self.error is not None:
+            out["refusal"] = self.error.as_dict()
+        return out
+
+
+class Found:
+    """What a check that is under way has found."""
+
+    detail = ""
+
+
+@dataclass
+class Record:
+    """Collects the steps of an appraisal while it runs."""
+
+    steps: list[Step] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[Found]:
+        """Run a check: it is ok when the block ends, and failed when it raises a :class:`SealserveError`."""
+        found = Found()
+        try:
+            yield found
+        except SealserveError as error:
+            self.steps.append(Step(name, ok=False, detail=error.message))
+            raise
+        except CERTIFICATE_ERRORS as error:
+            # A parser stumbled over what a stranger sent. That is a refusal, not a crash.
+            refusal = UnverifiableEvidenceError("the evidence has a part that cannot be read")
+            self.steps.append(Step(name, ok=False, detail=refusal.message))
+            raise refusal from error
+        self.steps.append(Step(name, ok=True, detail=found.detail))
+
+    def add(self, name: str, *, ok: bool | None, detail: str) -> None:
+        """Note the outcome of a check."""
+        self.steps.append(Step(name, ok=ok, detail=detail))
+
+    def finish(self, evidence: VerifiedEvidence | None, error: SealserveError | None) -> Appraisal:
+        """Close the record: checks that were not reached are skipped."""
+        done = {step.name: step for step in self.steps}
+        ordered = [done.get(name, Step(name, ok=None, detail="not reached")) for name in TITLES if name != "result"]
+        detail = "accepted" if error is None else error.message
+        if error is None and not (done.get("binding") and done["binding"].ok):
+            detail += ", but not known for whom and when it was made"
+        ordered.append(Step("result", ok=error is None, detail=detail))
+        return Appraisal(tuple(ordered), evidence, error)

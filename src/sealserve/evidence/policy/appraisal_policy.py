@@ -1,0 +1,210 @@
+"""A policy: a trust root, a source of collateral, and what is demanded of evidence. It appraises quotes."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from sealserve.configuration import load_yaml
+from sealserve.errors import ConfigurationError, SealserveError
+from sealserve.evidence.appraisal import Appraisal, Record
+from sealserve.evidence.attester import REPORT_DATA_SIZE
+from sealserve.evidence.collateral import CollateralSource, FileCollateral
+from sealserve.evidence.errors import EvidenceBindingError, EvidenceRefusedError, SimulatedEvidenceRefusedError
+from sealserve.evidence.policy.document import EnclaveReference, PolicyDocument
+from sealserve.evidence.policy.requirements import (
+    AllOf,
+    AnyOf,
+    MrEnclave,
+    MrSigner,
+    OneOfMachines,
+    PlatformKind,
+    Requirement,
+    TcbCurrent,
+    measures,
+)
+from sealserve.evidence.roots import TrustRoot
+from sealserve.evidence.verified import VerifiedEvidence
+from sealserve.evidence.verifier import Verifier
+from sealserve.logs import event, get_logger
+
+_log = get_logger(__name__)
+
+
+class AppraisalPolicy:
+    """Decides whether evidence is believed and accepted. Safe for several threads.
+
+    :param root: whose platforms are believed. :param collateral: what quotes are judged with.
+    :param platform: the kind of platform. :param enclaves: what is demanded of the enclave; must pin a measurement.
+    :param tcb: the state that the platform must be in; up to date if not given.
+    :param machines: which machines; any if not given.
+    :param models: digests (32 bytes) of the sealed models that a client accepts. They are not judged here, because
+        evidence does not speak of them; empty means that the client does not say.
+    :param clock: seconds since 1970. :param name: for people and logs, e.g. the path of the file.
+    :raises ConfigurationError: the policy would accept any enclave, or a simulated platform without saying so.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: TrustRoot,
+        collateral: CollateralSource,
+        platform: PlatformKind,
+        enclaves: Requirement,
+        tcb: TcbCurrent | None = None,
+        machines: OneOfMachines | None = None,
+        models: Collection[bytes] = (),
+        clock: Callable[[], float] = time.time,
+        name: str = "policy",
+    ) -> None:
+        tcb = tcb or TcbCurrent()
+        _check(root, platform, enclaves, name)
+        self.name = name
+        self.root = root
+        self.platform = platform
+        self.models = frozenset(models)
+        self.requirements: tuple[Requirement, ...] = (
+            platform,
+            tcb,
+            enclaves,
+            machines or OneOfMachines(frozenset()),
+        )
+        self._verifier = Verifier(root, collateral, clock=clock)
+        if platform.insecure_accept_simulated_platform:
+            event(_log, logging.WARNING, "insecure-policy-loaded", policy=name, accepts="simulated platforms")
+        if tcb.insecure_statuses:
+            event(_log, logging.WARNING, "insecure-policy-loaded", policy=name, accepts=sorted(tcb.insecure_statuses))
+
+    @classmethod
+    def load(cls, path: Path, *, clock: Callable[[], float] = time.time) -> AppraisalPolicy:
+        """The policy in a YAML file; see ``docs/appraisal-policy.md``.
+
+        :raises ConfigurationError: the file is not a policy that could be meant; names file, line and setting.
+        :raises InputError: a file cannot be read.
+        """
+        return cls.from_document(load_yaml(path, PolicyDocument), clock=clock, name=str(path))
+
+    @classmethod
+    def from_document(
+        cls, document: PolicyDocument, *, clock: Callable[[], float] = time.time, name: str = "policy"
+    ) -> AppraisalPolicy:
+        """The policy that a document describes.
+
+        :raises ConfigurationError: trust root and policy do not go together. :raises InputError: a file cannot be read.
+        """
+        root = TrustRoot.intel() if document.trust_root is None else TrustRoot.from_pem(document.trust_root)
+        return cls(
+            root=root,
+            collateral=FileCollateral(document.collateral),
+            platform=PlatformKind(document.tee, document.insecure_accept_simulated_platform),
+            enclaves=AnyOf(_enclave(reference) for reference in document.enclaves),
+            tcb=TcbCurrent(
+                statuses=frozenset(document.tcb_statuses),
+                insecure_statuses=frozenset(document.insecure_accept_tcb_statuses),
+                rejected_advisories=frozenset(document.reject_advisories),
+                minimum_evaluation_data_number=document.minimum_tcb_evaluation_data_number,
+            ),
+            machines=OneOfMachines(frozenset(document.machines)),
+            models=document.models,
+            clock=clock,
+            name=name,
+        )
+
+    def appraise(self, quote: bytes, *, report_data: bytes, now: float | None = None) -> VerifiedEvidence:
+        """Appraise evidence.
+
+        :param report_data: the 64 bytes that the quote must be over.
+        :param now: judge at this time (seconds since 1970) instead of the clock's.
+        :raises EvidenceError: it is not genuine. :raises EvidenceBindingError: it was made for something else.
+        :raises EvidenceRefusedError: it is genuine, and the policy does not accept it; lists every reason.
+        :raises UnavailableError: the collateral cannot be fetched. :raises InputError: its file cannot be read.
+        """
+        return self.appraise_with_steps(quote, report_data=report_data, now=now).require()
+
+    def appraise_with_steps(self, quote: bytes, *, report_data: bytes | None, now: float | None = None) -> Appraisal:
+        """Like :meth:`appraise`, for a report: gives each check's outcome and raises nothing.
+
+        :param report_data: without it the binding is not checked. Only for looking at stored evidence: such an
+            appraisal says nothing about who sent it or when.
+        """
+        record = Record()
+        evidence: VerifiedEvidence | None = None
+        try:
+            evidence = self._verifier.verify(quote, now=now, record=record)
+            refusals = self._judge(evidence, record)
+            if report_data is None:
+                record.add("binding", ok=None, detail="no report data to compare with was given")
+            else:
+                with record.step("binding") as found:
+                    _check_binding(evidence, report_data)
+                    found.detail = "the report data is what was asked for"
+            _raise_all(refusals)
+        except SealserveError as error:
+            return record.finish(evidence, error)
+        return record.finish(evidence, None)
+
+    def _judge(self, evidence: VerifiedEvidence, record: Record) -> list[EvidenceRefusedError]:
+        """Judge by every requirement; the refusals."""
+        refusals = []
+        for requirement in self.requirements:
+            try:
+                record.add(requirement.step, ok=True, detail=requirement.verify(evidence))
+            except EvidenceRefusedError as error:
+                record.add(requirement.step, ok=False, detail="; ".join(error.reasons))
+                refusals.append(error)
+        return refusals
+
+
+def _raise_all(refusals: list[EvidenceRefusedError]) -> None:
+    """Raise one refusal with the reasons of all."""
+    if not refusals:
+        return
+    reasons = [reason for refusal in refusals for reason in refusal.reasons]
+    if any(isinstance(refusal, SimulatedEvidenceRefusedError) for refusal in refusals):
+        raise SimulatedEvidenceRefusedError(reasons, hint="Only a policy for tee: simulated accepts such evidence.")
+    raise EvidenceRefusedError(reasons, hint="Compare the evidence with the policy's reference values.")
+
+
+def _check_binding(evidence: VerifiedEvidence, report_data: bytes) -> None:
+    if len(report_data) != REPORT_DATA_SIZE or not hmac.compare_digest(evidence.report_data, report_data):
+        raise EvidenceBindingError(
+            "the evidence was made for another key or another request: its report data is not what it must be",
+            hint="Somebody may be replaying or relaying evidence. Ask for fresh evidence over this very connection.",
+        )
+
+
+def _check(root: TrustRoot, platform: PlatformKind, enclaves: Requirement, name: str) -> None:
+    if not measures(enclaves):
+        raise ConfigurationError(
+            f"{name}: enclaves: names no measurement, so that any enclave would be accepted",
+            hint="Give mrenclave, or mrsigner with isv_prod_id and minimum_isv_svn.",
+        )
+    if root.simulated and platform.tee != "simulated":
+        raise ConfigurationError(
+            f"{name}: trust_root: {root.name} is a simulated platform's, and the policy is for tee: {platform.tee}",
+            hint="A simulated platform protects nothing. To try things out, use a policy with tee: simulated.",
+        )
+    if platform.tee == "simulated" and not root.simulated:
+        raise ConfigurationError(
+            f"{name}: trust_root: {root.name} is no simulated platform's, and the policy is for tee: simulated",
+            hint="Set tee: sgx, or name the root.pem of the simulated platform.",
+        )
+    if platform.tee == "simulated" and not platform.insecure_accept_simulated_platform:
+        raise ConfigurationError(
+            f"{name}: insecure_accept_simulated_platform: must be true for tee: simulated, which protects nothing"
+        )
+
+
+def _enclave(reference: EnclaveReference) -> Requirement:
+    parts: list[Requirement] = []
+    if reference.mrenclave is not None:
+        parts.append(MrEnclave(reference.mrenclave))
+    if reference.mrsigner is not None:
+        # The document insists on both beside mrsigner; these would be the strictest values if it did not.
+        product = 0 if reference.isv_prod_id is None else reference.isv_prod_id
+        version = 65535 if reference.minimum_isv_svn is None else reference.minimum_isv_svn
+        parts.append(MrSigner(reference.mrsigner, product, version))
+    return parts[0] if len(parts) == 1 else AllOf(parts)

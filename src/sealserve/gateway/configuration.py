@@ -1,0 +1,140 @@
+"""The configuration of nginx in front of replicas: TLS passes through, routed by the server name of the ClientHello.
+
+nginx holds no key and no certificate here, so it cannot open what it forwards. A connection whose server name is not
+the replicas' is closed and goes nowhere. Directives: https://nginx.org/en/docs/stream/ngx_stream_core_module.html,
+``ngx_stream_ssl_preread_module`` and ``ngx_stream_upstream_module``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from sealserve.addresses import Address, is_dns_name
+from sealserve.errors import ConfigurationError
+from sealserve.gateway.nginx import Nginx
+
+PID_FILE = "nginx.pid"
+ACCESS_LOG = "access.log"
+
+# Quotes, dollars, backslashes, control characters: a path with one of these could leave its place in the file.
+_PATH = re.compile(r"/[^\"'$\\;{}\x00-\x1f\x7f]*")
+
+_TEMPLATE = """\
+# Written by sealserve; changes are lost at the next start.
+{load_module}daemon off;
+{user}worker_processes {workers};
+worker_rlimit_nofile {open_files};
+worker_shutdown_timeout {shutdown_seconds}s;
+pid "{runtime_dir}/{pid_file}";
+error_log stderr warn;
+
+events {{
+    worker_connections {worker_connections};
+}}
+
+stream {{
+    # Which replicas a connection goes to, by the server name (SNI) that its ClientHello asks for.
+    # Any other name, or no TLS at all, gets an empty destination: nginx closes the connection.
+    map $ssl_preread_server_name $destination {{
+        default "";
+        {server_name} replicas;
+    }}
+
+    upstream replicas {{
+        # Shared by the workers: round robin, and what is known of a dead replica.
+        zone replicas 128k;
+        # One failed connect takes a replica out for a second; the connection itself goes to the next one.
+{servers}
+    }}
+
+    log_format connections escape=json
+        '{{"time":"$time_iso8601","client":"$remote_addr","server_name":"$ssl_preread_server_name",'
+        '"upstream":"$upstream_addr","status":"$status","bytes_received":"$bytes_received",'
+        '"bytes_sent":"$bytes_sent","seconds":"$session_time"}}';
+    access_log "{runtime_dir}/{access_log}" connections;
+
+    server {{
+        listen {listen} so_keepalive=on;
+        ssl_preread on;
+        preread_timeout 5s;
+        proxy_pass $destination;
+        proxy_connect_timeout {connect_seconds}s;
+        proxy_next_upstream on;
+        proxy_socket_keepalive on;
+        # gRPC channels stay open between calls.
+        proxy_timeout 1h;
+        proxy_buffer_size 64k;
+    }}
+}}
+"""
+
+
+def render_nginx(
+    *,
+    nginx: Nginx,
+    listen: Address,
+    server_name: str,
+    upstreams: Sequence[Address],
+    runtime_dir: Path,
+    as_root: bool,
+    workers: int = 1,
+    connections: int = 1000,
+    connect_seconds: int = 1,
+    shutdown_seconds: int = 2,
+) -> str:
+    """The text of an ``nginx.conf``.
+
+    :param server_name: the server name (SNI) that leads to the replicas.
+    :param upstreams: where the replicas listen; each is an IP address and a port.
+    :param runtime_dir: absolute; takes the pid file and the access log. nginx writes nowhere else.
+    :param as_root: whether nginx will be started by root. It then keeps that user, since its default (`nobody`) may
+        not enter the directory.
+    :param connections: connections from clients that one worker can hold.
+    :param shutdown_seconds: how long open connections have after SIGQUIT.
+    :raises ConfigurationError: a value has no place in a configuration file.
+    """
+    if not is_dns_name(server_name) or server_name.replace(".", "").isdigit():
+        raise ConfigurationError(f"{server_name!r} is not a server name", hint="TLS server names are DNS names.")
+    if not upstreams:
+        raise ConfigurationError("the gateway has no replicas to forward to")
+    for path in filter(None, (runtime_dir, nginx.stream_module)):
+        if not _PATH.fullmatch(str(path)):
+            raise ConfigurationError(
+                f"nginx cannot take the path {str(path)!r}",
+                hint="Use an absolute path without quotes, $, \\, ;, { and }.",
+            )
+    servers = [f"        server {_numeric(upstream)} max_fails=1 fail_timeout=1s;" for upstream in upstreams]
+    return _TEMPLATE.format(
+        load_module=f'load_module "{nginx.stream_module}";\n' if nginx.stream_module else "",
+        user="user root;\n" if as_root else "",
+        workers=int(workers),
+        # Each connection has a client's and a replica's side.
+        worker_connections=2 * int(connections) + 16,
+        open_files=2 * int(connections) + 64,
+        shutdown_seconds=int(shutdown_seconds),
+        runtime_dir=runtime_dir,
+        pid_file=PID_FILE,
+        access_log=ACCESS_LOG,
+        server_name=server_name.lower(),
+        servers="\n".join(servers),
+        listen=_numeric(listen),
+        connect_seconds=int(connect_seconds),
+    )
+
+
+def _numeric(address: Address) -> str:
+    """``address`` for nginx; names are refused, since nginx would look them up once and keep the answer."""
+    try:
+        ipaddress.ip_address(address.host)
+    except ValueError:
+        raise ConfigurationError(
+            f"{address.host!r} is not an IP address", hint="Write 127.0.0.1:8500, for example."
+        ) from None
+    if "%" in address.host or not 0 < address.port < 65536:
+        raise ConfigurationError(
+            f"{address} is not a fixed address and port", hint="Write 127.0.0.1:8500, for example."
+        )
+    return str(address)

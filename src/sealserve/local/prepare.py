@@ -1,0 +1,248 @@
+"""From a deployment to everything that its processes need on disk: keys, certificates, the sealed model, policies.
+
+Each step can be run and timed by itself, and running it again changes nothing that is still right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sealserve.addresses import Address
+from sealserve.deploy import Deployment
+from sealserve.enclave.measured import measured_settings
+from sealserve.errors import SealError
+from sealserve.evidence import SimulatedEnclave, ensure_simulated_platform, measure_simulated_enclave
+from sealserve.files import PRIVATE, explain_os_error, read_file, write_atomically
+from sealserve.gateway import Nginx, find_nginx
+from sealserve.local.certificates import ensure_authority, ensure_server_certificate
+from sealserve.local.layout import Layout
+from sealserve.local.ports import require_free
+from sealserve.models.saved_model import find_versions
+from sealserve.sealing import SealedModel, generate_wrap_key, open_sealed_model, read_wrap_key, seal_model
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+
+OnStep = Callable[[str, float], None]
+"""Called when a step is done, with what it was and its seconds."""
+
+KEY_NAME = "model"
+"""The wrap key's name at the broker."""
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """The sealed model.
+
+    :param version: the one to serve. :param digest: of the list of files, 32 bytes.
+    :param size: of the plaintext, in bytes. :param newly_sealed: whether this run sealed it.
+    """
+
+    version: int
+    digest: bytes
+    files: int
+    size: int
+    newly_sealed: bool
+
+
+@dataclass(frozen=True)
+class PreparedCluster:
+    """Everything that the processes of a cluster need, on disk and ready."""
+
+    deployment: Deployment
+    layout: Layout
+    nginx: Nginx
+    broker: Address
+    gateway: Address
+    model: PreparedModel
+    enclave: SimulatedEnclave
+    """The measurement that the broker and the clients expect."""
+
+
+def prepare_cluster(
+    deployment: Deployment, layout: Layout, *, progress: Progress | None = None, on_step: OnStep = lambda *_: None
+) -> PreparedCluster:
+    """Run all steps. The working directory must be locked by the caller.
+
+    :raises SealserveError: something is missing or not usable; what was there before still works.
+    """
+    with _timed(on_step, "model and nginx found, ports free"):
+        nginx, broker, gateway = check_machine(deployment)
+    layout.make()
+    with _timed(on_step, "simulated platform"):
+        prepare_platform(layout)
+    with _timed(on_step, "keys and certificates"):
+        prepare_keys(deployment, layout, broker=broker)
+    with _timed(on_step, "model sealed"):
+        model = prepare_model(deployment, layout, progress=progress)
+    with _timed(on_step, "policies"):
+        enclave = prepare_policies(deployment, layout, model, broker=broker)
+    return PreparedCluster(deployment, layout, nginx, broker, gateway, model, enclave)
+
+
+@contextlib.contextmanager
+def _timed(on_step: OnStep, text: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    on_step(text, time.monotonic() - started)
+
+
+def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address]:
+    """Look whether model and nginx are there and the ports are free, before anything is made.
+
+    :returns: nginx, and the addresses of broker and gateway with their ports settled.
+    :raises ModelError: there is no model. :raises MachineError: there is no nginx, or a port is taken.
+    """
+    find_versions(deployment.model.path)
+    nginx = find_nginx()
+    broker = require_free(deployment.broker.listen, setting="broker.listen")
+    return nginx, broker, require_free(deployment.gateway.listen, setting="gateway.listen")
+
+
+def prepare_platform(layout: Layout) -> None:
+    """The simulated platform, and its root where broker and client keep what they trust.
+
+    The root is copied: whom a party trusts must not be for the platform to say. Collateral is signed under that root,
+    so that policies may point to where the platform keeps it.
+    """
+    platform = ensure_simulated_platform(layout.simulated_platform)
+    for copy in (layout.owner_trust_root, layout.client_trust_root):
+        write_atomically(copy, platform.root_pem)
+
+
+def prepare_keys(deployment: Deployment, layout: Layout, *, broker: Address) -> None:
+    """The wrap key, the broker's certificate authority and its certificate."""
+    if not layout.wrap_key.exists():
+        generate_wrap_key(layout.wrap_key)
+    ensure_authority(layout.authority_key, layout.authority, name=deployment.name)
+    ensure_server_certificate(
+        layout.broker_key,
+        layout.broker_certificate,
+        authority_key=layout.authority_key,
+        authority=layout.authority,
+        hosts=["localhost", "127.0.0.1", "::1", broker.host],
+    )
+    write_atomically(layout.replica_authority, read_file(layout.authority))
+
+
+def prepare_model(deployment: Deployment, layout: Layout, *, progress: Progress | None = None) -> PreparedModel:
+    """Seal the model, unless what is sealed already is this very model under this very key.
+
+    :raises ModelError: there is no model at the path. :raises KeyFileError: the wrap key is not usable.
+    """
+    source, mount = deployment.model.path, deployment.model.mount_path
+    versions = find_versions(source)
+    version = max(versions)
+    with read_wrap_key(layout.wrap_key) as key:
+        sealed: SealedModel | None = None
+        with contextlib.suppress(SealError):  # sealed under another key, or damaged: it is sealed anew
+            if layout.sealed_model.is_dir():
+                present = open_sealed_model(layout.sealed_model, key, mount=mount, expected_digest=None)
+                if _is_seal_of(present, source):
+                    present.verify()
+                    sealed = present
+        newly_sealed = sealed is None
+        if sealed is None:
+            beside = layout.sealed_model.with_name("sealed.new")
+            _remove(beside)
+            try:
+                sealed = seal_model(source, beside, key, mount=mount, progress=progress)
+                _remove(layout.sealed_model)
+                beside.rename(layout.sealed_model)
+            except OSError as error:
+                raise explain_os_error(error, layout.sealed_model, "write") from error
+            finally:
+                _remove(beside)
+        return PreparedModel(
+            version=version,
+            digest=sealed.digest,
+            files=len(sealed.files),
+            size=sealed.total_size,
+            newly_sealed=newly_sealed,
+        )
+
+
+def _is_seal_of(sealed: SealedModel, source: Path) -> bool:
+    """Whether the files below ``source`` are those that were sealed: names, sizes and contents."""
+    paths = {path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()}
+    if {file.name: file.size for file in sealed.files} != {name: path.stat().st_size for name, path in paths.items()}:
+        return False
+    for file in sealed.files:
+        with paths[file.name].open("rb") as plain:
+            if hashlib.file_digest(plain, "sha256").digest() != file.sha256:
+                return False
+    return True
+
+
+def _remove(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise explain_os_error(error, directory, "remove") from error
+
+
+def prepare_policies(
+    deployment: Deployment, layout: Layout, model: PreparedModel, *, broker: Address
+) -> SimulatedEnclave:
+    """What the broker demands of replicas and grants them (``broker.yaml``), and what clients demand.
+
+    :returns: the measurement that all of it expects.
+    """
+    enclave = measure_simulated_enclave(
+        measured_settings(deployment=deployment.name, broker_ca=read_file(layout.replica_authority))
+    )
+    policy = {
+        "tee": deployment.tee,
+        "insecure_accept_simulated_platform": True,
+        "trust_root": layout.owner_trust_root.name,
+        "collateral": "../platform/simulated/collateral.json",
+        "enclaves": [{"mrenclave": enclave.mrenclave.hex()}],
+    }
+    _write_yaml(layout.replica_policy, "Which enclaves get the model's key.", policy)
+    _write_yaml(
+        layout.client_policy,
+        "Which enclaves a client sends its data to, and which model they have to serve.",
+        policy | {"trust_root": layout.client_trust_root.name, "models": [model.digest.hex()]},
+    )
+    grant = {
+        "deployment": deployment.name,
+        "policy": layout.replica_policy.name,
+        "keys": {KEY_NAME: {"file": layout.wrap_key.name, "version": 1}},
+        "model": {
+            "name": deployment.model.name,
+            "version": model.version,
+            "digest": model.digest.hex(),
+            "mount": deployment.model.mount_path,
+            "key": KEY_NAME,
+        },
+        "arguments": {"engine": deployment.model.engine, "threads": str(deployment.replicas.threads_each)},
+    }
+    _write_yaml(
+        layout.broker_configuration,
+        "The key broker.",
+        {
+            "listen": str(broker),
+            "certificate": layout.broker_certificate.name,
+            "private_key": layout.broker_key.name,
+            "audit": layout.audit_log.name,
+            "grants": [grant],
+        },
+    )
+    return enclave
+
+
+def _write_yaml(path: Path, comment: str, content: object, *, mode: int = PRIVATE) -> None:
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    write_atomically(
+        path, f"# {comment} Written by `sealserve up`; changes are lost at its next start.\n{text}", mode=mode
+    )

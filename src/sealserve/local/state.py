@@ -1,0 +1,139 @@
+"""What a running cluster writes down about itself, and the lock that says whether it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sealserve.errors import InputError
+from sealserve.files import PRIVATE, explain_os_error
+from sealserve.local.layout import Layout
+from sealserve.local.proc import boot_id, is_alive
+from sealserve.local.supervised import Phase
+
+
+class AlreadyRunningError(InputError):
+    """The cluster of this working directory runs already."""
+
+
+class ProcessState(BaseModel):
+    """One process, as :class:`sealserve.local.supervised.Supervised` has it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    role: str
+    phase: Phase
+    pid: int | None
+    started_ticks: int | None
+    attempt: int
+    since: float
+    ready_seconds: float | None
+    status: str
+    last_error: str | None
+    log: Path
+
+
+class ClusterState(BaseModel):
+    """``state.json``. Process numbers mean something only together with ``boot`` and the start in clock ticks."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    deployment: str
+    file: Path | None
+    phase: Literal["starting", "running", "stopping"]
+    boot: str
+    supervisor: int
+    supervisor_ticks: int
+    started_at: float
+    broker: str
+    gateway: str
+    server_name: str
+    model: str
+    model_version: int
+    processes: tuple[ProcessState, ...]
+
+    @property
+    def supervisor_alive(self) -> bool:
+        """Whether the process that wrote this still runs."""
+        return self.boot == boot_id() and is_alive(self.supervisor, self.supervisor_ticks)
+
+
+def write_state(layout: Layout, state: ClusterState) -> None:
+    """Replace ``state.json`` in one step. It is not synced to disk: after a power cut it would mean nothing."""
+    beside = layout.state.with_name(f".state.{secrets.token_hex(4)}.partial")
+    try:
+        beside.write_text(state.model_dump_json(indent=1))
+        beside.replace(layout.state)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise explain_os_error(error, layout.state, "write") from error
+
+
+def read_state(layout: Layout) -> ClusterState | None:
+    """What the last supervisor wrote; None if there is nothing, or nothing that can be read."""
+    try:
+        return ClusterState.model_validate_json(layout.state.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def remove_state(layout: Layout) -> None:
+    """Forget a cluster that is gone."""
+    with contextlib.suppress(OSError):
+        layout.state.unlink()
+
+
+@contextlib.contextmanager
+def cluster_lock(layout: Layout) -> Iterator[None]:
+    """Hold the working directory; the kernel lets go of it when the process ends, however it ends.
+
+    :raises AlreadyRunningError: another process holds it.
+    """
+    descriptor = _open_lock(layout)
+    try:
+        if not _try_lock(descriptor):
+            state = read_state(layout)
+            who = f" (process {state.supervisor})" if state and state.supervisor_alive else ""
+            raise AlreadyRunningError(
+                f"a cluster runs already in {layout.root}{who}",
+                hint="`sealserve status` shows it, `sealserve down` stops it.",
+            )
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_running(layout: Layout) -> bool:
+    """Whether some process holds the working directory."""
+    if not layout.lock.exists():
+        return False
+    descriptor = _open_lock(layout)
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(layout: Layout) -> int:
+    try:
+        return os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    except OSError as error:
+        raise explain_os_error(error, layout.lock, "open") from error
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,61 @@
+"""What an engine is: something that loads a model version from a directory and answers requests with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from sealserve.models.saved_model import DEFAULT_SIGNATURE, Signature, TensorSpec
+from sealserve.wire.tensorflow_pb2 import SignatureDef
+
+__all__ = ["DEFAULT_SIGNATURE", "Array", "Engine", "LoadedModel", "Signature", "TensorSpec", "always"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def always() -> bool:
+    """Somebody waits for the answer."""
+    return True
+
+
+class LoadedModel(Protocol):
+    """A model version in memory. Safe to use from several threads."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """What can be asked of it, by name."""
+
+    @property
+    def signature_definitions(self) -> Mapping[str, SignatureDef]:
+        """All signatures as the model's file has them, for its metadata."""
+
+    def predict(
+        self,
+        signature: str,
+        inputs: Mapping[str, Array],
+        output_filter: Sequence[str] = (),
+        *,
+        wanted: Callable[[], bool] = always,
+    ) -> dict[str, Array]:
+        """Answer one request.
+
+        :param inputs: arrays by the signature's names; they are not changed, and may be read-only.
+        :param output_filter: names of the outputs to give; empty for all.
+        :param wanted: asked before the work begins; when it says no, the work is not done.
+        :returns: arrays of their own, by the signature's names.
+        :raises RequestError: the request does not fit the signature.
+        """
+
+
+class Engine(Protocol):
+    """Loads models."""
+
+    def load(self, directory: Path) -> LoadedModel:
+        """Load one version.
+
+        :param directory: the one with ``saved_model.pb``; it is not needed any more when this returns.
+        :raises ModelError: it is no SavedModel, or one that this engine cannot run.
+        """

@@ -1,0 +1,33 @@
+"""What a caller can get wrong. Each error carries the name of its gRPC status code; messages are TensorFlow Serving's
+where it has one, because clients match on them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sealserve.errors import InputError
+
+
+class RequestError(InputError):
+    """A request cannot be answered as it is."""
+
+    code: ClassVar[str] = "INVALID_ARGUMENT"
+
+
+class ServableNotFoundError(RequestError):
+    """No model of that name, or not in that version, is loaded."""
+
+    code = "NOT_FOUND"
+
+
+class SignatureNotFoundError(RequestError):
+    """The model has no signature of that name, or the engine cannot run it."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class CallerGoneError(RequestError):
+    """The caller cancelled, or its deadline passed, before the work began."""
+
+    code = "CANCELLED"

@@ -1,0 +1,155 @@
+"""A model that OpenVINO compiled: its signatures bound to OpenVINO's ports, and a pool of requests."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import openvino
+
+from sealserve.errors import ModelError
+from sealserve.logs import event, get_logger
+from sealserve.serving.checks import check_inputs, select_outputs
+from sealserve.serving.engine import Array, Signature, TensorSpec, always
+from sealserve.serving.errors import CallerGoneError, RequestError, SignatureNotFoundError
+from sealserve.serving.openvino_errors import summary
+from sealserve.serving.openvino_limits import check_ranges
+from sealserve.wire.tensorflow_pb2 import SignatureDef
+from sealserve.wire.tensors import numpy_type
+
+_WAIT = 0.05  # seconds between two looks at whether the caller is still there
+
+_log = get_logger(__name__)
+
+
+class OpenVinoModel:
+    """Implements :class:`LoadedModel`."""
+
+    def __init__(
+        self,
+        compiled: Mapping[str, CompiledSignature],
+        refused: Mapping[str, ModelError],
+        definitions: Mapping[str, SignatureDef],
+    ) -> None:
+        self._compiled = compiled
+        self._refused = refused
+        self._signatures = {name: one.signature for name, one in compiled.items()}
+        self._definitions = definitions
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """What can be asked of it. A signature that OpenVINO cannot run is not among them."""
+        return self._signatures
+
+    @property
+    def signature_definitions(self) -> Mapping[str, SignatureDef]:
+        """All signatures of the model's file."""
+        return self._definitions
+
+    def predict(
+        self,
+        signature: str,
+        inputs: Mapping[str, Array],
+        output_filter: Sequence[str] = (),
+        *,
+        wanted: Callable[[], bool] = always,
+    ) -> dict[str, Array]:
+        """See :meth:`LoadedModel.predict`."""
+        if signature in self._refused:
+            raise SignatureNotFoundError(self._refused[signature].message)
+        if signature not in self._compiled:
+            raise SignatureNotFoundError(f'Serving signature key "{signature}" not found.')
+        return self._compiled[signature].predict(inputs, output_filter, wanted)
+
+
+class CompiledSignature:
+    """One signature, compiled.
+
+    :param inputs: the tensor name in OpenVINO's model for each of the signature's inputs; so for ``outputs``.
+    :param parallel: how many requests may run at once.
+    :raises ModelError: OpenVINO's model lacks one of them, or has it in another type.
+    """
+
+    def __init__(
+        self,
+        compiled: Any,
+        name: str,
+        signature: Signature,
+        *,
+        inputs: Mapping[str, str],
+        outputs: Mapping[str, str],
+        parallel: int | None,
+    ) -> None:
+        self.signature = signature
+        self._inputs = {alias: _find_port(compiled.inputs, inputs[alias], alias, name) for alias in signature.inputs}
+        self._outputs = {
+            alias: _find_port(compiled.outputs, outputs[alias], alias, name) for alias in signature.outputs
+        }
+        if len(compiled.inputs) != len(signature.inputs):
+            raise ModelError(f"OpenVINO's model of the signature {name} has inputs that the signature does not have")
+        for alias, spec in signature.inputs.items():
+            _require_same_type(compiled.inputs[self._inputs[alias]], spec, alias, name)
+        for alias, spec in signature.outputs.items():
+            _require_same_type(compiled.outputs[self._outputs[alias]], spec, alias, name)
+        count = parallel or int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(count):
+            self._requests.put(compiled.create_infer_request())
+
+    def predict(
+        self, inputs: Mapping[str, Array], output_filter: Sequence[str], wanted: Callable[[], bool]
+    ) -> dict[str, Array]:
+        """See :meth:`LoadedModel.predict`."""
+        names = select_outputs(self.signature, output_filter)
+        check_inputs(self.signature, inputs)
+        check_ranges(self.signature, inputs)
+        arrays = {self._inputs[alias]: np.asarray(array, order="C") for alias, array in inputs.items()}
+        with self._request(wanted) as request:
+            try:
+                results = request.infer(arrays, share_inputs=True, share_outputs=True)
+            except RuntimeError as error:
+                event(_log, logging.WARNING, "inference-failed", reason=error)
+                raise RequestError(f"the model cannot be run on these inputs: {summary(str(error))}") from error
+            # The results are OpenVINO's own memory, which the next request overwrites.
+            return {alias: np.array(results[self._outputs[alias]]) for alias in names}
+
+    @contextmanager
+    def _request(self, wanted: Callable[[], bool]) -> Iterator[Any]:
+        while True:
+            if not wanted():
+                raise CallerGoneError("the caller does not wait for the answer any more")
+            try:
+                request = self._requests.get(timeout=_WAIT)
+            except queue.Empty:
+                continue
+            break
+        try:
+            yield request
+        finally:
+            self._requests.put(request)
+
+
+def _find_port(ports: Sequence[Any], tensor_name: str, alias: str, signature: str) -> int:
+    found = [index for index, port in enumerate(ports) if tensor_name in port.get_names()]
+    if not found:
+        raise ModelError(
+            f"OpenVINO cannot run the signature {signature}: it does not keep the tensor {alias}",
+            hint="The tensor may be a constant, or an input that nothing uses: export the model without it, or use an "
+            "engine with TensorFlow's own operations, such as TensorFlow Serving.",
+        )
+    # Several ports of one name are the same tensor.
+    return found[0]
+
+
+def _require_same_type(port: Any, spec: TensorSpec, alias: str, signature: str) -> None:
+    kind = port.get_element_type()
+    if kind == openvino.Type.dynamic or np.dtype(kind.to_dtype()) != numpy_type(spec.data_type):
+        raise ModelError(
+            f"OpenVINO cannot run the signature {signature}: {alias} is {spec.dtype} there, and {kind.get_type_name()} "
+            "in OpenVINO's model",
+            hint="Use an engine with TensorFlow's own operations, such as TensorFlow Serving.",
+        )

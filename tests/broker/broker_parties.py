@@ -1,0 +1,240 @@
+"""The parties of these tests: a certificate authority, enclaves on a simulated platform, a broker over real files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from sealserve.broker.client import Grant, request_grant
+from sealserve.broker.messages import (
+    ALPN,
+    MAX_ANSWER,
+    MAX_HELLO,
+    Granted,
+    Hello,
+    Refused,
+    decode,
+    decode_answer,
+    read_frame,
+)
+from sealserve.broker.server import Broker
+from sealserve.broker.settings import BrokerSettings
+from sealserve.evidence import SimulatedAttester, SimulatedEnclave, create_simulated_platform
+from sealserve.files import write_atomically
+from sealserve.ratls import TlsIdentity, create_identity
+from sealserve.ratls.certificate import LEGACY_QUOTE
+from sealserve.ratls.contexts import SignedByAuthority, client_context
+from sealserve.ratls.stream import TlsStream, connect
+
+ENCLAVE = SimulatedEnclave(mrenclave=b"\x11" * 32, mrsigner=b"\x22" * 32)
+OTHER_ENCLAVE = SimulatedEnclave(mrenclave=b"\x99" * 32, mrsigner=b"\x22" * 32)
+WRAP_KEY = bytes(range(0x40, 0x50))
+SECOND_KEY = bytes(range(0x60, 0x70))
+DIGEST = "ab" * 32
+
+
+@dataclass(frozen=True)
+class Issued:
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def key_pem(self) -> bytes:
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+class Authority:
+    """An ordinary certificate authority, as an operator of a key broker has one."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name.from_rfc4514_string("CN=broker authority")
+        self.certificate = self._sign(self._name, self._key.public_key(), ca=True)
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    def issue(self, name: str = "localhost") -> Issued:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name.from_rfc4514_string("CN=broker")
+        return Issued(self._sign(subject, key.public_key(), ca=False, name=name), key)
+
+    def _sign(
+        self, subject: x509.Name, public: ec.EllipticCurvePublicKey, *, ca: bool, name: str | None = None
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder(self._name, subject, public, x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=30))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        )
+        if name is not None:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory with everything that a broker needs."""
+
+    directory: Path
+    authority: Authority
+    document: dict[str, Any]
+
+    @property
+    def platform(self) -> Path:
+        return self.directory / "platform"
+
+    @property
+    def audit(self) -> Path:
+        return self.directory / "audit.jsonl"
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+
+    def attester(self, enclave: SimulatedEnclave = ENCLAVE) -> SimulatedAttester:
+        return SimulatedAttester(self.platform, enclave)
+
+    def write(self) -> Path:
+        path = self.directory / "broker.yaml"
+        path.write_text(json.dumps(self.document, indent=1))  # JSON is YAML
+        return path
+
+    def settings(self) -> BrokerSettings:
+        return BrokerSettings.load(self.write())
+
+    def grant(self, index: int = 0) -> dict[str, Any]:
+        grant: dict[str, Any] = self.document["grants"][index]
+        return grant
+
+    def add_policy(self, name: str, *enclaves: SimulatedEnclave) -> None:
+        policy = {
+            "tee": "simulated",
+            "trust_root": "platform/root.pem",
+            "collateral": "platform/collateral.json",
+            "enclaves": [{"mrenclave": enclave.mrenclave.hex()} for enclave in enclaves],
+            "insecure_accept_simulated_platform": True,
+        }
+        (self.directory / name).write_text(json.dumps(policy))
+
+
+def make_place(directory: Path) -> Place:
+    create_simulated_platform(directory / "platform")
+    authority = Authority()
+    issued = authority.issue()
+    write_atomically(directory / "broker.pem", issued.certificate.public_bytes(Encoding.PEM))
+    write_atomically(directory / "broker.key", issued.key_pem, mode=0o600)
+    write_atomically(directory / "wrap.key", WRAP_KEY, mode=0o600)
+    write_atomically(directory / "second.key", SECOND_KEY, mode=0o600)
+    document = {
+        "listen": "127.0.0.1:0",
+        "certificate": "broker.pem",
+        "private_key": "broker.key",
+        "audit": "audit.jsonl",
+        "grants": [
+            {
+                "deployment": "digits",
+                "policy": "policy.yaml",
+                "keys": {"wrap": {"file": "wrap.key", "version": 3}, "second": {"file": "second.key"}},
+                "model": {"name": "digits", "version": 7, "digest": DIGEST, "mount": "/models/digits", "key": "wrap"},
+                "arguments": {"threads": "2"},
+            }
+        ],
+    }
+    place = Place(directory, authority, document)
+    place.add_policy("policy.yaml", ENCLAVE)
+    return place
+
+
+@contextlib.asynccontextmanager
+async def running(place: Place) -> AsyncIterator[Broker]:
+    broker = Broker(place.settings())
+    await broker.start()
+    try:
+        yield broker
+    finally:
+        await broker.stop()
+
+
+def in_loop(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(40):
+            await body()
+
+    asyncio.run(limited())
+
+
+def name_of(broker: Broker) -> str:
+    return f"localhost:{broker.address.port}"
+
+
+async def ask(
+    place: Place,
+    broker: Broker,
+    identity: TlsIdentity,
+    *,
+    attester: Any = None,
+    deployment: str = "digits",
+    keys: tuple[str, ...] = (),
+) -> Grant:
+    return await request_grant(
+        [name_of(broker)],
+        ca_pem=place.authority.pem,
+        identity=identity,
+        attester=attester or place.attester(),
+        deployment=deployment,
+        keys=keys,
+        timeout=10,
+    )
+
+
+@contextlib.asynccontextmanager
+async def session(
+    place: Place, broker: Broker, identity: TlsIdentity | None, **options: Any
+) -> AsyncIterator[tuple[TlsStream, bytes]]:
+    """A connection that speaks version 2 and has the broker's nonce."""
+    context = client_context(SignedByAuthority(place.authority.pem), identity=identity, alpn=[ALPN], **options)
+    stream = await connect("localhost", broker.address.port, context=context)
+    try:
+        yield stream, decode(await read_frame(stream, MAX_HELLO), Hello).nonce
+    finally:
+        stream.abort()
+
+
+async def answer_of(stream: TlsStream) -> Granted | Refused:
+    return decode_answer(await read_frame(stream, MAX_ANSWER))
+
+
+def new_identity(place: Place, enclave: SimulatedEnclave = ENCLAVE) -> TlsIdentity:
+    return create_identity(place.attester(enclave))
+
+
+def rsa_identity(place: Place, *, form: PublicFormat = PublicFormat.SubjectPublicKeyInfo) -> Any:
+    """An identity of Graphene's time: RSA-3072, and the older extension alone."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(key.public_key().public_bytes(Encoding.DER, form))
+    quote = place.attester().quote(digest.finalize() + bytes(32))
+    name = x509.Name.from_rfc4514_string("CN=RATLS,O=GrapheneDevelopers,C=US")
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(datetime(2001, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2030, 12, 31, tzinfo=UTC))
+        .add_extension(x509.UnrecognizedExtension(LEGACY_QUOTE, quote), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return replace(new_identity(place), private_key=key, certificate=certificate)  # type: ignore[arg-type]

@@ -1,0 +1,85 @@
+"""A simulated platform, enclaves on it, and a policy that accepts one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from client_parties import BAD, GOOD, Balancer, Replica, write_policy
+
+from sealserve.client import DEFAULT_SERVER_NAME
+from sealserve.evidence import AppraisalPolicy, SimulatedAttester, create_simulated_platform
+from sealserve.ratls import TlsIdentity, create_identity
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("client") / "platform"
+    create_simulated_platform(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def policy(platform: Path) -> AppraisalPolicy:
+    return write_policy(platform.parent / "policy.yaml", platform)
+
+
+@pytest.fixture(scope="session")
+def good_attester(platform: Path) -> SimulatedAttester:
+    return SimulatedAttester(platform, GOOD)
+
+
+@pytest.fixture(scope="session")
+def bad_attester(platform: Path) -> SimulatedAttester:
+    return SimulatedAttester(platform, BAD)
+
+
+@pytest.fixture(scope="session")
+def identities(good_attester: SimulatedAttester) -> list[TlsIdentity]:
+    return [create_identity(good_attester, server_names=[DEFAULT_SERVER_NAME]) for _ in range(2)]
+
+
+@pytest.fixture(scope="session")
+def bad_identity(bad_attester: SimulatedAttester) -> TlsIdentity:
+    return create_identity(bad_attester, server_names=[DEFAULT_SERVER_NAME])
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Replica]]:
+    """Starts servers, and stops them after the test."""
+    with ExitStack() as stack:
+
+        def start_replica(identity: TlsIdentity, attester: SimulatedAttester, **options: object) -> Replica:
+            return stack.enter_context(Replica(identity, attester, **options))  # type: ignore[arg-type]
+
+        yield start_replica
+
+
+@pytest.fixture
+def start_good(start, identities, good_attester) -> Callable[..., Replica]:
+    """Starts a replica with the first good identity; its behaviour can be changed."""
+    return lambda **options: start(identities[0], good_attester, **options)
+
+
+@pytest.fixture
+def replica(start_good) -> Replica:
+    return start_good()
+
+
+@pytest.fixture
+def second_replica(start, identities, good_attester) -> Replica:
+    return start(identities[1], good_attester, name="replica-2")
+
+
+@pytest.fixture
+def bad_replica(start, bad_identity, bad_attester) -> Replica:
+    """Everything is right with it but its measurement."""
+    return start(bad_identity, bad_attester, name="replica-1")
+
+
+@pytest.fixture
+def balance() -> Iterator[Callable[..., Balancer]]:
+    with ExitStack() as stack:
+        yield lambda *targets: stack.enter_context(Balancer(targets))

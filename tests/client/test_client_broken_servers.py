@@ -1,0 +1,242 @@
+"""Servers that break the rules, go, or say nothing: one error of our tree each, in bounded time and memory."""
+
+from __future__ import annotations
+
+import struct
+
+import h2.config
+import h2.connection
+import pytest
+from client_parties import MARKER, SECRET_INPUT, Scripted
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sealserve.client import Client, EvidenceMissingError, attest
+from sealserve.client.deadline import Deadline
+from sealserve.client.errors import ConnectionLostError, DeadlinePassedError, MalformedReplyError
+from sealserve.client.frames import FrameGate
+from sealserve.client.grpc_connection import GrpcConnection, Reply
+from sealserve.client.status import error_of
+from sealserve.errors import SealserveError, TrustError, UnavailableError
+
+INPUTS = {"images": SECRET_INPUT}
+SETTINGS = bytes.fromhex("000000040000000000")
+PING = bytes.fromhex("000008060000000000") + bytes(8)
+
+
+def frame(kind: int, payload: bytes, *, flags: int = 0, stream: int = 1) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        bytes(4096),
+        b"\xff" * 4096,
+        SETTINGS + frame(0, b"data before headers", flags=1),
+        SETTINGS + frame(1, b"\xff\xff\xff\xff", flags=5),
+        SETTINGS + frame(9, b"continued", flags=4),
+        SETTINGS + frame(5, b"\0\0\0\x02\x88", flags=4),
+        SETTINGS + frame(7, b"short", stream=0),
+        SETTINGS + b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",
+        SETTINGS + frame(1, b"\x88", flags=5),  # :status 200 and nothing else
+    ],
+)
+def test_what_is_no_grpc_is_refused(lines, identities, policy):
+    with Scripted(identities[0], lines) as server:
+        with pytest.raises(EvidenceMissingError):
+            attest(server.target, policy)
+        with Client(server.target, policy) as client, pytest.raises(EvidenceMissingError):
+            client.predict(INPUTS, model="classifier")
+        assert server.plaintext
+        assert MARKER not in server.plaintext
+
+
+@pytest.mark.parametrize("lines", [b"", SETTINGS, SETTINGS + PING * 100])
+def test_a_silent_server_ends_with_the_deadline(lines, identities, policy):
+    with Scripted(identities[0], lines) as server:
+        with Client(server.target, policy) as client, pytest.raises(DeadlinePassedError):
+            client.predict(INPUTS, model="classifier", timeout=0.4)
+        assert MARKER not in server.plaintext
+
+
+def test_a_server_that_never_shakes_hands_ends_with_the_deadline(policy):
+    with Scripted(None) as server, pytest.raises(DeadlinePassedError):
+        attest(server.target, policy, timeout=0.3)
+
+
+def test_a_server_that_hangs_up_is_unavailable(identities, policy):
+    with Scripted(identities[0], SETTINGS, hang_up=True) as server, pytest.raises(ConnectionLostError):
+        attest(server.target, policy)
+
+
+def test_a_server_that_hangs_up_during_the_handshake_is_unavailable(policy):
+    with Scripted(None, hang_up=True) as server, pytest.raises(UnavailableError):
+        attest(server.target, policy)
+
+
+def test_a_server_that_speaks_no_http2_is_refused(identities, policy):
+    with Scripted(identities[0], alpn=None) as server, pytest.raises(EvidenceMissingError, match="HTTP/2"):
+        attest(server.target, policy)
+
+
+def test_a_server_without_end_is_cut_off(identities, policy):
+    with Scripted(identities[0], SETTINGS + PING * (4 << 16)) as server, pytest.raises(TrustError, match="far more"):
+        attest(server.target, policy)
+
+
+# --- the protocol alone, without sockets --------------------------------------------------------------------------
+
+
+class Wire:
+    """A transport whose other end is a list of what arrives."""
+
+    usable_here = True
+
+    def __init__(self, *arriving: bytes) -> None:
+        self._arriving = list(arriving)
+        self.sent = bytearray()
+        self.closed = False
+
+    def send(self, data, deadline):
+        self.sent += data
+
+    def receive(self, deadline):
+        if not self._arriving:
+            raise ConnectionLostError("over")
+        return self._arriving.pop(0)
+
+    def poll(self):
+        return b""
+
+    def close(self, last_words=b""):
+        self.closed = True
+
+
+def answer(
+    message: bytes = b"answer",
+    *,
+    headers=(("content-type", "application/grpc"),),
+    trailers=(("grpc-status", "0"),),
+    prefix: bytes | None = None,
+    http_status: str = "200",
+) -> bytes:
+    """What a server sends for the first request."""
+    server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    server.initiate_connection()
+    client.initiate_connection()
+    client.send_headers(1, [(":method", "POST"), (":scheme", "https"), (":path", "/"), (":authority", "x")])
+    server.receive_data(client.data_to_send())
+    server.send_headers(1, [(":status", http_status), *headers])
+    body = (struct.pack(">BI", 0, len(message)) if prefix is None else prefix) + message
+    if body:
+        server.send_data(1, body)
+    server.send_headers(1, list(trailers), end_stream=True)
+    return server.data_to_send()
+
+
+def call(*arriving: bytes, max_reply: int = 1000) -> Reply:
+    wire = Wire(*arriving)
+    try:
+        return GrpcConnection(wire, authority="x").call(  # type: ignore[arg-type]
+            "/a.B/C", b"question", deadline=Deadline(5), max_reply=max_reply
+        )
+    except SealserveError:
+        assert wire.closed
+        raise
+
+
+def test_a_reply_is_read_however_it_is_cut():
+    whole = answer(headers=[("x", "1")], trailers=[("grpc-status", "0"), ("y", "2")])
+    for size in (1, 2, 3, 7, 9, 10, 1000):
+        reply = call(*[whole[i : i + size] for i in range(0, len(whole), size)])
+        assert (reply.status, reply.message) == (0, b"answer")
+        assert (reply.metadata["x"], reply.metadata["y"]) == ("1", "2")
+
+
+def test_words_are_decoded_from_percent_encoding():
+    reply = call(answer(b"", prefix=b"", trailers=[("grpc-status", "5"), ("grpc-message", "no %E2%98%83%zz%ff")]))
+    assert reply.status == 5
+    assert reply.text == "no \N{SNOWMAN}%zz\N{REPLACEMENT CHARACTER}"
+    assert error_of(reply).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"prefix": b""},
+        {"prefix": struct.pack(">BI", 1, 6)},
+        {"prefix": struct.pack(">BI", 0, 5)},
+        {"prefix": struct.pack(">BI", 0, 7)},
+        {"prefix": struct.pack(">BI", 0, 0xFFFFFFFF)},
+        {"message": b"", "prefix": b""},
+        {"trailers": [("grpc-status", "")]},
+        {"trailers": [("grpc-status", "-1")]},
+        {"trailers": [("grpc-status", "\u0661".encode())]},
+        {"trailers": [("grpc-status", "9999")]},
+        {"trailers": [("other", "0")]},
+        {"message": bytes(2000)},
+    ],
+)
+def test_a_reply_that_is_not_one_whole_message_is_refused(bad):
+    with pytest.raises(MalformedReplyError):
+        call(answer(**bad))
+
+
+@pytest.mark.parametrize(("http_status", "grpc_status"), [("503", 14), ("404", 12), ("418", 2)])
+def test_a_proxy_that_answers_in_http_is_understood(http_status, grpc_status):
+    assert call(answer(b"", prefix=b"", http_status=http_status, trailers=[("x", "y")])).status == grpc_status
+
+
+def test_a_broken_off_stream_is_a_lost_connection():
+    with pytest.raises(ConnectionLostError, match="REFUSED_STREAM"):
+        call(SETTINGS + frame(3, (7).to_bytes(4, "big")))
+
+
+def test_an_answer_after_goaway_still_counts():
+    goaway = frame(7, (1).to_bytes(4, "big") + bytes(4) + b"max_age", stream=0)
+    assert call(SETTINGS + goaway + answer() + goaway).message == b"answer"
+
+
+def test_a_request_that_goaway_leaves_out_is_a_lost_connection():
+    with pytest.raises(ConnectionLostError, match="going away"):
+        call(SETTINGS + frame(7, bytes(8), stream=0))
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_end_in_an_error_of_ours(data):
+    with pytest.raises(SealserveError):
+        call(SETTINGS + data)
+
+
+@given(st.data())
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_damaged_reply_is_the_same_reply_or_an_error_of_ours(data):
+    whole = bytearray(answer(headers=[("x", "1")]))
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        reply = call(bytes(whole))
+    except SealserveError:
+        return
+    assert len(reply.message) <= 1000
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 6, 7]), st.binary(min_size=8, max_size=40)), max_size=6), st.data())
+def test_goaway_is_taken_out_and_all_else_passes(frames, data):
+    sent = SETTINGS + b"".join(frame(kind, payload, stream=0) for kind, payload in frames)
+    expected = SETTINGS + b"".join(frame(kind, payload, stream=0) for kind, payload in frames if kind != 7)
+    goaways = [payload for kind, payload in frames if kind == 7]
+    taken, passed = FrameGate(), b""
+    position = 0
+    while position < len(sent):
+        size = data.draw(st.integers(1, 30))
+        passed += taken.feed(sent[position : position + size])
+        position += size
+    assert passed == expected
+    assert (taken.received is not None) == bool(goaways)
+    if goaways:
+        assert taken.received.last_stream == int.from_bytes(goaways[-1][:4], "big") & 0x7FFFFFFF

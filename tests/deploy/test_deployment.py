@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sealserve.addresses import Address
+from sealserve.deploy import Deployment, load_deployment, render_template
+from sealserve.errors import ConfigurationError, InputError
+
+SMALLEST: dict[str, Any] = {"name": "mine", "model": {"name": "classifier", "path": "model"}}
+
+
+def _write(directory: Path, content: Any) -> Path:
+    path = directory / "deployment.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, dict) else value
+    return merged
+
+
+def test_name_and_model_are_enough(tmp_path: Path) -> None:
+    deployment = load_deployment(_write(tmp_path, SMALLEST))
+    assert deployment.tee == "simulated"
+    assert deployment.replicas.count == 2
+    assert deployment.gateway.listen == Address("127.0.0.1", 8500)
+    assert deployment.broker.listen == Address("127.0.0.1", 4433)
+    assert deployment.tls.server_name == "replica.sealserve.internal"
+    assert deployment.model.mount_path == "/models/classifier"
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    deployment = load_deployment(_write(tmp_path, SMALLEST))
+    assert deployment.model.path == tmp_path / "model"
+    assert deployment.state == tmp_path / ".sealserve"
+
+
+def test_absolute_paths_stay(tmp_path: Path) -> None:
+    content = _merged(SMALLEST, {"model": {"path": "/somewhere/../else"}, "state": "/state"})
+    deployment = load_deployment(_write(tmp_path, content))
+    assert deployment.model.path == Path("/else")
+    assert deployment.state == Path("/state")
+
+
+def test_threads_are_shared_among_replicas_but_never_less_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    for count, threads in [(1, 8), (2, 4), (3, 2), (32, 1)]:
+        assert (
+            Deployment.model_validate(_merged(SMALLEST, {"replicas": {"count": count}})).replicas.threads_each
+            == threads
+        )
+    given = Deployment.model_validate(_merged(SMALLEST, {"replicas": {"threads": 3}}))
+    assert given.replicas.threads_each == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tee": "sgx"}, "sgx is not available in this version"),
+        ({"tee": "none"}, "simulated"),
+        ({"name": "Has Capitals"}, "name"),
+        ({"name": "-x"}, "name"),
+        ({"model": {"name": "../x"}}, "model.name"),
+        ({"model": {"mount": "models/x"}}, "absolute path"),
+        ({"model": {"mount": "/models/../x"}}, "absolute path"),
+        ({"model": {"engine": "tensorflow"}}, "openvino"),
+        ({"tls": {"mode": "one-way"}}, "attested"),
+        ({"tls": {"server_name": "127.0.0.1"}}, "DNS name"),
+        ({"tls": {"server_name": 'x"; y'}}, "DNS name"),
+        ({"replicas": {"count": 0}}, "replicas.count"),
+        ({"replicas": {"count": 33}}, "replicas.count"),
+        ({"replicas": {"threads": 0}}, "replicas.threads"),
+        ({"broker": {"listen": "4433"}}, "broker.listen"),
+        ({"broker": {"listen": "127.0.0.1:99999"}}, "broker.listen"),
+        ({"gateway": {"listen": "127.0.0.1:4433"}}, "same port 4433"),
+        ({"replica": {"count": 1}}, "replica"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = _write(tmp_path, _merged(SMALLEST, changes))
+    with pytest.raises(ConfigurationError) as caught:
+        load_deployment(path)
+    assert message in caught.value.message
+    assert f"{path}:" in caught.value.message
+
+
+@pytest.mark.parametrize("missing", ["name", "model"])
+def test_what_has_no_default_must_be_given(tmp_path: Path, missing: str) -> None:
+    with pytest.raises(ConfigurationError, match=missing):
+        load_deployment(_write(tmp_path, {key: value for key, value in SMALLEST.items() if key != missing}))
+
+
+def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="deployment"):
+        load_deployment(tmp_path / "deployment.yaml")
+
+
+def test_the_template_loads_back_to_the_defaults(tmp_path: Path) -> None:
+    from_template = load_deployment(_write(tmp_path, render_template({"name": "mine"})))
+    assert from_template == load_deployment(_write(tmp_path, SMALLEST))
+
+
+def test_the_template_explains_every_setting() -> None:
+    text = render_template({})
+
+    def check(model: Any) -> None:
+        for name, field in model.model_fields.items():
+            assert field.description, name
+            assert f"{name}:" in text
+            assert field.description.split()[0] in text
+            if hasattr(field.annotation, "model_fields"):
+                check(field.annotation)
+
+    check(Deployment)
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_values_in_the_template_survive_quoting(tmp_path: Path) -> None:
+    values = {"name": "on", "model.name": "1.0", "model.path": "a: b # c \N{GREEK SMALL LETTER ALPHA}"}
+    deployment = load_deployment(_write(tmp_path, render_template(values)))
+    assert deployment.name == "on"
+    assert deployment.model.name == "1.0"
+    assert deployment.model.path.name == values["model.path"]

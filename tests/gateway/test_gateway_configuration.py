@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealserve.addresses import Address
+from sealserve.errors import ConfigurationError
+from sealserve.gateway import Nginx, check_configuration, render_nginx
+
+
+def _render(directory: Path, **changes: Any) -> str:
+    arguments: dict[str, Any] = {
+        "nginx": Nginx(Path("/usr/sbin/nginx"), (1, 31), None),
+        "listen": Address("127.0.0.1", 18500),
+        "server_name": "replica.sealserve.internal",
+        "upstreams": [Address("127.0.0.1", 7001), Address("::1", 7002)],
+        "runtime_dir": directory,
+        "as_root": os.geteuid() == 0,
+    }
+    return render_nginx(**(arguments | changes))
+
+
+def test_the_real_nginx_accepts_the_rendered_file(nginx: Nginx, tmp_path: Path) -> None:
+    directory = tmp_path / "a directory with späces"
+    directory.mkdir()
+    configuration = directory / "nginx.conf"
+    configuration.write_text(_render(directory, nginx=nginx, listen=Address("127.0.0.1", 18500)))
+    check_configuration(nginx, configuration, directory)
+
+
+def test_nothing_in_it_ends_tls_or_speaks_http(tmp_path: Path) -> None:
+    text = _render(tmp_path)
+    assert "ssl_preread on;" in text
+    assert "ssl_certificate" not in text
+    assert "http {" not in text
+    assert 'default "";' in text
+
+
+@pytest.mark.parametrize("as_root", [True, False])
+def test_the_user_is_set_for_root_only(tmp_path: Path, as_root: bool) -> None:
+    assert ("user root;" in _render(tmp_path, as_root=as_root)) is as_root
+
+
+def test_a_dynamic_module_is_loaded_first(tmp_path: Path) -> None:
+    text = _render(tmp_path, nginx=Nginx(Path("nginx"), (1, 22), Path("/usr/lib/nginx/modules/ngx_stream_module.so")))
+    assert text.index("load_module") < text.index("daemon off")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"server_name": 'x"; } evil'},
+        {"server_name": "a b"},
+        {"server_name": "default;"},
+        {"server_name": "127.0.0.1"},
+        {"server_name": ""},
+        {"server_name": "a" * 64},
+        {"server_name": "name\n"},
+        {"listen": Address("127.0.0.1; include /etc/passwd", 1)},
+        {"listen": Address("localhost", 8500)},
+        {"listen": Address("127.0.0.1", 0)},
+        {"listen": Address("fe80::1%eth0;", 8500)},
+        {"upstreams": []},
+        {"upstreams": [Address("replica.example", 1)]},
+        {"upstreams": [Address("127.0.0.1", 70000)]},
+        {"runtime_dir": Path("relative")},
+        {"runtime_dir": Path('/x"; user nobody; #')},
+        {"runtime_dir": Path("/x/$hostname")},
+        {"runtime_dir": Path("/x\ny")},
+    ],
+)
+def test_a_value_that_could_leave_its_place_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        _render(tmp_path, **changes)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from small_model import write_doubling_model
+
+from sealserve.addresses import Address
+from sealserve.broker.settings import BrokerSettings
+from sealserve.deploy import Deployment
+from sealserve.errors import KeyFileError, ModelError
+from sealserve.evidence import AppraisalPolicy
+from sealserve.local.layout import Layout
+from sealserve.local.prepare import (
+    PreparedModel,
+    check_machine,
+    prepare_keys,
+    prepare_model,
+    prepare_platform,
+    prepare_policies,
+)
+from sealserve.sealing import open_sealed_model, read_wrap_key
+
+BROKER = Address("127.0.0.1", 4433)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "state").make()
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    path = write_doubling_model(tmp_path / "model")
+    return Deployment.model_validate({"name": "mine", "model": {"name": "double", "path": str(path)}})
+
+
+def _prepare(deployment: Deployment, layout: Layout) -> PreparedModel:
+    prepare_platform(layout)
+    prepare_keys(deployment, layout, broker=BROKER)
+    model = prepare_model(deployment, layout)
+    prepare_policies(deployment, layout, model, broker=BROKER)
+    return model
+
+
+def test_the_sealed_model_opens_under_the_key_and_the_digest_that_the_broker_grants(
+    deployment: Deployment, layout: Layout
+) -> None:
+    model = _prepare(deployment, layout)
+    settings = BrokerSettings.load(layout.broker_configuration)
+    granted = settings.grants[0]
+    assert granted.deployment == "mine"
+    assert (granted.model.name, granted.model.version, granted.model.mount) == ("double", 1, "/models/double")
+    with read_wrap_key(granted.keys[granted.model.key].file) as key:
+        digest = bytes.fromhex(granted.model.digest)
+        sealed = open_sealed_model(layout.sealed_model, key, mount=granted.model.mount, expected_digest=digest)
+        plain = (deployment.model.path / "1" / "saved_model.pb").read_bytes()
+        assert sealed.read("1/saved_model.pb") == plain
+    assert model.newly_sealed
+    assert model.size == len(plain)
+
+
+def test_the_policies_name_the_measurement_and_the_clients_own_root(deployment: Deployment, layout: Layout) -> None:
+    _prepare(deployment, layout)
+    for path in (layout.replica_policy, layout.client_policy):
+        AppraisalPolicy.load(path)
+    assert "trust_root: platform-root.pem" in layout.client_policy.read_text()
+    assert layout.client_trust_root.read_text() == (layout.simulated_platform / "root.pem").read_text()
+
+
+def test_what_is_private_is_readable_by_its_owner_only(deployment: Deployment, layout: Layout) -> None:
+    _prepare(deployment, layout)
+    for path in (layout.wrap_key, layout.authority_key, layout.broker_key):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for directory in (layout.root, layout.owner, layout.platform, layout.client):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_no_plaintext_and_no_key_reaches_the_platform(deployment: Deployment, layout: Layout) -> None:
+    _prepare(deployment, layout)
+    secrets = [
+        layout.wrap_key.read_bytes(),
+        (deployment.model.path / "1" / "saved_model.pb").read_bytes()[:64],
+        *(path.read_bytes()[40:120] for path in (layout.authority_key, layout.broker_key)),
+    ]
+    for path in layout.platform.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert not any(secret in data for secret in secrets), path
+
+
+def test_a_second_run_keeps_keys_certificates_and_the_sealed_model(deployment: Deployment, layout: Layout) -> None:
+    _prepare(deployment, layout)
+    kept = [layout.wrap_key, layout.authority, layout.broker_certificate, layout.sealed_model / "1" / "saved_model.pb"]
+    before = [path.read_bytes() for path in kept]
+    assert not _prepare(deployment, layout).newly_sealed
+    assert [path.read_bytes() for path in kept] == before
+
+
+def test_a_changed_model_is_sealed_anew(deployment: Deployment, layout: Layout) -> None:
+    first = _prepare(deployment, layout)
+    write_doubling_model(deployment.model.path, version=2, factor=3.0)
+    second = _prepare(deployment, layout)
+    assert second.newly_sealed
+    assert second.version == 2
+    assert second.digest != first.digest
+
+
+def test_a_model_with_other_content_of_the_same_size_is_sealed_anew(deployment: Deployment, layout: Layout) -> None:
+    _prepare(deployment, layout)
+    file = deployment.model.path / "1" / "saved_model.pb"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert _prepare(deployment, layout).newly_sealed
+
+
+def test_a_new_key_seals_anew(deployment: Deployment, layout: Layout) -> None:
+    _prepare(deployment, layout)
+    layout.wrap_key.unlink()
+    assert _prepare(deployment, layout).newly_sealed
+
+
+def test_a_damaged_sealed_model_is_replaced(deployment: Deployment, layout: Layout) -> None:
+    _prepare(deployment, layout)
+    file = layout.sealed_model / "1" / "saved_model.pb"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    assert _prepare(deployment, layout).newly_sealed
+
+
+def test_a_missing_model_is_found_out_before_anything_is_made(layout: Layout, tmp_path: Path) -> None:
+    absent = {"name": "mine", "model": {"name": "double", "path": str(tmp_path / "absent")}}
+    with pytest.raises(ModelError, match="absent"):
+        check_machine(Deployment.model_validate(absent))
+    assert not any(path.is_file() for path in layout.root.rglob("*"))
+
+
+def test_a_wrap_key_that_others_can_read_is_refused(deployment: Deployment, layout: Layout) -> None:
+    _prepare(deployment, layout)
+    layout.wrap_key.chmod(0o644)
+    with pytest.raises(KeyFileError, match="can be read by others"):
+        _prepare(deployment, layout)

@@ -1,0 +1,151 @@
+"""The OpenVINO engine on graphs written here; graphs of TensorFlow's making are in ``test_with_tensorflow.py``."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from serving_models import affine_model
+
+from sealserve.errors import ModelError
+from sealserve.models.graph import GraphBuilder, TensorInGraph, type_attribute
+from sealserve.models.writing import write_saved_model
+from sealserve.serving.errors import CallerGoneError, RequestError, SignatureNotFoundError
+from sealserve.serving.memory_directory import MemoryDirectory
+from sealserve.serving.openvino_engine import OpenVinoEngine
+from sealserve.wire.tensors import tensor_type
+
+
+def test_a_model_answers_and_its_answers_are_the_callers_own(engine, half_plus_two):
+    model = engine.load(half_plus_two)
+    x = np.array([1, 2, 5], np.float32)
+    x.flags.writeable = False
+    first = model.predict("serving_default", {"x": x})
+    model.predict("serving_default", {"x": x * 100})
+    assert first["y"].tolist() == [2.5, 3.0, 4.5]
+    assert first["y"].dtype == np.float32
+
+
+def test_views_and_empty_batches_are_answered(engine, half_plus_two):
+    model = engine.load(half_plus_two)
+    x = np.arange(6, dtype=np.float32)
+    assert model.predict("serving_default", {"x": x[::-2]})["y"].tolist() == [4.5, 3.5, 2.5]
+    assert model.predict("serving_default", {"x": np.broadcast_to(np.float32(2), (2,))})["y"].tolist() == [3, 3]
+    assert model.predict("serving_default", {"x": x[:0]})["y"].shape == (0,)
+
+
+def test_many_threads_get_their_own_answers(engine, half_plus_two):
+    model = engine.load(half_plus_two)
+
+    def ask(number):
+        x = np.full(100 + number, number, np.float32)
+        return bool(np.all(model.predict("serving_default", {"x": x})["y"] == number / 2 + 2))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(400)))
+
+
+def test_requests_that_do_not_fit_never_reach_the_engine(engine, half_plus_two):
+    model = engine.load(half_plus_two)
+    # OpenVINO itself would convert the first and broadcast the second.
+    for x in (np.array([1.0]), np.array(1, np.float32)):
+        with pytest.raises(RequestError):
+            model.predict("serving_default", {"x": x})
+    with pytest.raises(RequestError, match="duplicate"):
+        model.predict("serving_default", {"x": np.zeros(1, np.float32)}, ["y", "y"])
+    with pytest.raises(SignatureNotFoundError, match='Serving signature key "other" not found') as caught:
+        model.predict("other", {"x": np.zeros(1, np.float32)})
+    assert caught.value.code == "FAILED_PRECONDITION"
+
+
+def test_nothing_is_computed_for_a_caller_that_is_gone(engine, half_plus_two):
+    model = engine.load(half_plus_two)
+    with pytest.raises(CallerGoneError):
+        model.predict("serving_default", {"x": np.zeros(1, np.float32)}, wanted=lambda: False)
+
+
+def test_a_caller_that_leaves_while_it_waits_is_let_go(half_plus_two):
+    model = OpenVinoEngine(threads=1, parallel_requests=1).load(half_plus_two)
+    compiled = model._compiled["serving_default"]
+    gone = threading.Event()
+    with compiled._request(lambda: True), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(
+            model.predict, "serving_default", {"x": np.zeros(1, np.float32)}, wanted=lambda: not gone.is_set()
+        )
+        assert not waiting.done()
+        gone.set()
+        with pytest.raises(CallerGoneError):
+            waiting.result(10)
+    assert model.predict("serving_default", {"x": np.zeros(1, np.float32)})["y"].tolist() == [2.0]
+
+
+def test_a_model_in_memory_loads_and_outlives_its_directory(engine, half_plus_two, tmp_path):
+    with MemoryDirectory(tmp_path) as directory:
+        with directory.add("1/saved_model.pb") as file:
+            file.write((half_plus_two / "saved_model.pb").read_bytes())
+        model = engine.load(directory.path / "1")
+    assert model.predict("serving_default", {"x": np.ones(1, np.float32)})["y"].tolist() == [2.5]
+
+
+def test_an_operation_that_openvino_lacks_is_named_with_a_way_out(engine, tmp_path):
+    version = write_saved_model(tmp_path, 1, affine_model(1, 1, operation="StringUpper"))
+    with pytest.raises(ModelError, match="cannot convert the operation StringUpper") as caught:
+        engine.load(version)
+    assert "TensorFlow Serving" in caught.value.hint
+
+
+def test_every_operation_that_openvino_lacks_is_named(engine, tmp_path):
+    message = affine_model(1, 1, operation="StringUpper")
+    product = next(node for node in message.meta_graphs[0].graph_def.node if node.name == "product")
+    product.op = "NoSuchOperation"
+    with pytest.raises(ModelError, match="operations NoSuchOperation, StringUpper"):
+        engine.load(write_saved_model(tmp_path, 1, message))
+
+
+def test_a_graph_that_lacks_a_signatures_tensor_is_refused(engine, tmp_path):
+    message = affine_model(1, 1)
+    message.meta_graphs[0].signature_def["serving_default"].outputs["y"].name = "missing:0"
+    with pytest.raises(ModelError):
+        engine.load(write_saved_model(tmp_path, 1, message))
+
+
+def test_a_signature_that_lies_about_a_type_is_refused(engine, tmp_path):
+    message = affine_model(1, 1)
+    message.meta_graphs[0].signature_def["serving_default"].inputs["x"].dtype = 3
+    with pytest.raises(ModelError, match="x is int32 there, and f32 in OpenVINO's model"):
+        engine.load(write_saved_model(tmp_path, 1, message))
+
+
+def test_a_cut_short_file_is_refused(engine, half_plus_two, tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes((half_plus_two / "saved_model.pb").read_bytes()[:-20])
+    with pytest.raises(ModelError, match="cannot be parsed"):
+        engine.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "fits", "too_large"),
+    [
+        ("i8", [-(1 << 31), (1 << 31) - 1], [1 << 31, -(1 << 31) - 1, 1 << 40]),
+        ("u8", [0, (1 << 31) - 1], [1 << 31, 1 << 63]),
+        ("u4", [0, (1 << 31) - 1], [1 << 31]),
+        ("f8", [-1e38, 1e38, np.nan], [1e39, -1e39, np.inf, -np.inf]),
+    ],
+)
+def test_a_number_too_large_for_the_type_openvino_computes_in_is_refused(engine, tmp_path, code, fits, too_large):
+    # OpenVINO computes these as int32 and float32, and would answer with the wrapped number.
+    data_type = tensor_type(np.dtype(code))
+    graph = GraphBuilder()
+    x = graph.placeholder("x", data_type, [-1])
+    graph.node("Mul", "y", [x, graph.constant("one", np.ones((), code))], T=type_attribute(data_type))
+    x, y = (TensorInGraph(f"{name}:0", data_type, (-1,)) for name in "xy")
+    message = graph.saved_model({"x": x}, {"y": y}, signature="serving_default")
+    model = engine.load(write_saved_model(tmp_path, 1, message))
+    answer = model.predict("serving_default", {"x": np.array(fits, code)})["y"]
+    assert answer.dtype == code
+    assert np.allclose(answer, np.array(fits, code), rtol=1e-6, equal_nan=True)
+    assert model.predict("serving_default", {"x": np.array([], code)})["y"].size == 0
+    for number in too_large:
+        with pytest.raises(RequestError, match="out of the range of"):
+            model.predict("serving_default", {"x": np.array([1, number], code)})
