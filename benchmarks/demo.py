@@ -82,7 +82,9 @@ def read_sealed(directory: Path) -> float:
 
 
 async def answers(directory: Path, calls: int) -> dict[str, float]:
-    """Median seconds of an answer: bare, from a replica, and through nginx; interleaved, so that noise hits all alike."""
+    """Median seconds of an answer: bare, from a replica, and through nginx; interleaved, so that noise hits all
+    alike.
+    """
     import numpy as np
     import openvino
 

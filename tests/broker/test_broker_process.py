@@ -20,6 +20,7 @@ from broker_parties import WRAP_KEY, Place
 from OpenSSL import SSL
 
 from sealserve.broker.client import BrokersUnavailableError, Grant, fetch_grant
+from sealserve.cli.main import main
 from sealserve.notify import parse
 from sealserve.ratls import TlsIdentity
 
@@ -177,26 +178,35 @@ def test_check_says_what_is_granted_and_what_is_wrong(place: Place) -> None:
         }
     ]
     assert not place.audit.exists()
-    assert "digits" in run("check", "-f", place.write()).stdout
     place.grant()["model"]["key"] = "third"
     done = run("check", "-f", place.write())
     assert done.returncode == 3
     assert "third" in done.stderr
 
 
-def test_the_audit_log_is_verified_from_the_command_line(place: Place, identity: TlsIdentity, tmp_path: Path) -> None:
+def verify(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["broker", "audit", "verify", *(str(argument) for argument in arguments)])
+    shown = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, shown.out, shown.err
+
+
+def test_the_audit_log_is_verified_from_the_command_line(
+    place: Place, identity: TlsIdentity, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with broker_process(place, tmp_path) as process:
         for _ in range(3):
             process.fetch(identity)
         _, log = process.end()
     heads = [entry["audit_head"] for entry in log if entry["event"] == "grant-released"]
-    done = run("audit", "verify", place.audit, "--json", "--head", heads[1])
-    assert json.loads(done.stdout) == {"records": 3, "head": heads[2], "torn_bytes": 0}
+    code, out, _ = verify(capsys, place.audit, "--json", "--head", heads[1])
+    assert (code, json.loads(out)) == (0, {"records": 3, "head": heads[2], "torn_bytes": 0})
     lines = place.audit.read_text().splitlines(keepends=True)
     place.audit.write_text("".join(lines[:2]))
-    assert run("audit", "verify", place.audit).returncode == 0
-    assert run("audit", "verify", place.audit, "--head", heads[2]).returncode == 4
+    assert verify(capsys, place.audit)[0] == 0
+    assert verify(capsys, place.audit, "--head", heads[2])[0] == 4
     place.audit.write_text("".join(lines[1:]))
-    done = run("audit", "verify", place.audit)
-    assert done.returncode == 4
-    assert "line 1" in done.stderr
+    code, _, errors = verify(capsys, place.audit)
+    assert code == 4
+    assert "line 1" in errors

@@ -56,7 +56,7 @@ def modules_outside(extra: str) -> list[str]:
     ("extra", "rooms", "never"),
     [
         ("", ["sealing", "deploy"], {"grpc", "numpy", "openvino", "dcap_qvl"}),
-        ("client", ["evidence", "ratls", "wire", "client"], {"openvino", "tensorflow", "grpc_health"}),
+        ("client", ["evidence", "ratls", "wire", "client"], {"openvino", "tensorflow", "grpc", "grpc_health"}),
         ("broker", ["evidence", "ratls", "sealing", "broker"], {"openvino", "grpc", "numpy", "PIL"}),
         ("server", ["evidence", "ratls", "wire", "sealing", "serving", "enclave"], {"PIL", "h2", "tensorflow"}),
     ],

@@ -173,10 +173,10 @@ def logs(*, name: str | None, file: Path, state: Path | None, follow: bool, line
     from sealserve.local.logview import Follower
 
     layout = _layout(file, state)
-    names = sorted(path.stem for path in layout.logs.glob("*.log"))
+    names = layout.log_names
     if name is not None and name not in names:
         raise InputError(
-            f"there is no log {name!r} in {layout.logs}",
+            f"there is no log {name!r} in {layout.root}",
             hint=f"There are: {', '.join(names)}." if names else "Nothing has run in this working directory yet.",
         )
     chosen = names if name is None else [name]

