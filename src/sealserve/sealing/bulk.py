@@ -20,7 +20,7 @@ from sealserve.sealing.layout import ENTRY, GROUP_PLAIN, HEAD, FormatVersion, gr
 from sealserve.sealing.paths import embeddable
 from sealserve.sealing.pipeline import copy_plaintext
 from sealserve.sealing.reader import EncryptedReader
-from sealserve.sealing.storage import Storage, storage_of
+from sealserve.sealing.storage import Storage, storage_of, write_all
 from sealserve.sealing.tree import TreeBuilder
 from sealserve.sealing.writer import EncryptedWriter, GroupWriter, write_metadata
 from sealserve.secret import Secret
@@ -219,29 +219,24 @@ def decrypt_from(
 ) -> bytes:
     """Decrypt all of ``reader`` into ``target``; the SHA-256 if asked for, else nothing."""
     plain = storage_of(target) if target.seekable() else None
-    workers = _workers(reader.size, processes, reader.storage, plain) if plain and target.readable() else 1
-    if plain is None or workers == 1:
-        if plain is not None:
-            plain.truncate(0)
-            target.seek(0)
-        return copy_plaintext(reader, target.write, digest=digest, progress=progress)
+    if plain is None:
+        return copy_plaintext(reader, lambda piece: write_all(target, piece), digest=digest, progress=progress)
     plain.truncate(0)
+    workers = _workers(reader.size, processes, reader.storage, plain) if target.readable() else 1
+    if workers == 1 and digest:
+        return copy_plaintext(reader, _appender(plain), progress=progress)
     plan = _Plan(reader.size)
     plain.write_at(0, reader.head)
     board = Board(plan.chunks)
 
-    def work_on(chunk: int, buffer: memoryview) -> None:
-        span = plan.bytes_of(chunk)
-        for start in range(span.start, span.stop, len(buffer)):
-            piece = buffer[: min(len(buffer), span.stop - start)]
-            reader.pread_into(start, piece)
-            plain.write_at(start, piece)
+    def work_on(chunk: int) -> None:
+        for group in plan.groups_of(chunk):
+            plain.write_at(plain_offset(group), reader.read_group(group))
         board.finish(chunk)
 
     def help_along() -> None:
-        buffer = memoryview(bytearray(GROUP_PLAIN))
         while (chunk := board.take()) is not None:
-            work_on(chunk, buffer)
+            work_on(chunk)
 
     hasher = hashlib.sha256(reader.head)
     try:
@@ -253,7 +248,7 @@ def decrypt_from(
                     _hash_range(plain, hasher, plan.bytes_of(hashed), buffer)
                     hashed += 1
                 elif (chunk := board.take()) is not None:
-                    work_on(chunk, buffer)
+                    work_on(chunk)
                 else:
                     helpers.check()
                     time.sleep(_IDLE)
@@ -262,6 +257,17 @@ def decrypt_from(
         board.close()
     progress(plan.size, plan.size)
     return hasher.digest() if digest else b""
+
+
+def _appender(plain: Storage) -> Callable[[memoryview], None]:
+    position = 0
+
+    def append(piece: memoryview) -> None:
+        nonlocal position
+        plain.write_at(position, piece)
+        position += len(piece)
+
+    return append
 
 
 def _hash_range(plain: Storage, hasher: _Hash, span: range, buffer: memoryview) -> None:
@@ -278,6 +284,6 @@ def _read_exactly(plain: Storage, position: int, into: memoryview) -> None:
 
 def _changed() -> InputError:
     return InputError(
-        "the source was changed while it was being encrypted",
+        "a file was changed while it was being read",
         hint="Let nothing write to it meanwhile, and run the command again.",
     )

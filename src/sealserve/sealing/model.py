@@ -35,6 +35,7 @@ from sealserve.sealing.listing import (
 from sealserve.sealing.paths import join, normalise_path
 from sealserve.sealing.pipeline import copy_plaintext
 from sealserve.sealing.reader import EncryptedReader
+from sealserve.sealing.storage import write_all
 from sealserve.secret import Secret
 
 
@@ -136,12 +137,6 @@ class SealedModel:
                 f"the content of {name!r} is not the one that the list of the model names",
                 hint="Somebody who has the wrap key replaced it, or sealing went wrong. Do not use this model.",
             )
-
-
-def write_all(target: BinaryIO, piece: memoryview) -> None:
-    """Write all of ``piece``, also to a raw file, which may take less than it is given."""
-    while piece:
-        piece = piece[target.write(piece) or 0 :]
 
 
 def open_sealed_model(directory: Path, key: Secret, *, mount: str, expected_digest: bytes | None = None) -> SealedModel:

@@ -78,42 +78,54 @@ def decrypt_node(sealed: bytes | bytearray, entry: bytes | memoryview, into: mem
 
 
 class NodeDecryptor:
-    """A buffer for up to 96 data nodes of a group, and decrypting from it."""
+    """Buffers for up to 96 data nodes of a group, and decrypting in them."""
 
     def __init__(self) -> None:
-        self._buffer = memoryview(bytearray(GROUP_PLAIN + TAG))
+        self._sealed = memoryview(bytearray(GROUP_PLAIN + TAG))
+        self._plain = memoryview(bytearray(GROUP_PLAIN))
+        self._entries = memoryview(bytearray(DATA_ENTRIES))
         self._steps = [
             (
-                self._buffer[index * NODE : (index + 1) * NODE + TAG],
-                self._buffer[(index + 1) * NODE : (index + 1) * NODE + TAG],
+                self._entries[index * ENTRY : index * ENTRY + KEY],
+                self._entries[index * ENTRY + KEY : (index + 1) * ENTRY],
+                self._sealed[(index + 1) * NODE : (index + 1) * NODE + TAG],
+                self._sealed[index * NODE : (index + 1) * NODE + TAG],
+                self._plain[index * NODE : (index + 1) * NODE],
             )
             for index in range(DATA_PER_MHT)
         ]
 
     def sealed(self, count: int) -> memoryview:
         """Where the caller puts ``count`` encrypted nodes."""
-        return self._buffer[: count * NODE]
+        return self._sealed[: count * NODE]
 
-    def decrypt(self, entries: memoryview, count: int, into: memoryview) -> None:
-        """Decrypt ``count`` nodes.
+    def decrypt(self, entries: memoryview, count: int, into: memoryview | None = None) -> memoryview:
+        """Decrypt ``count`` nodes into ``into``, or into a buffer that the next call uses again; return where they are.
 
         :param entries: their keys and tags, 32 bytes each. :param into: 4,096 bytes for each.
-        :raises SealBrokenError: a tag does not match; all of ``into`` is then zeros.
+        :raises SealBrokenError: a tag does not match; all of the buffer is then zeros.
         """
+        plain = self._plain[: count * NODE] if into is None else into
+        self._entries[: count * ENTRY] = entries
         cipher = AESGCM
         # The library wants the tag behind the ciphertext. From the last node to the first, that place holds a node
         # which is done already.
+        steps = self._steps[count - 1 :: -1] if count else []
         try:
-            for index in range(count - 1, -1, -1):
-                entry = index * ENTRY
-                sealed, tail = self._steps[index]
-                tail[:] = entries[entry + KEY : entry + ENTRY]
-                cipher(entries[entry : entry + KEY]).decrypt_into(
-                    ZERO_IV, sealed, None, into[index * NODE : (index + 1) * NODE]
-                )
+            if into is None:
+                for key, tag, tail, sealed, place in steps:
+                    tail[:] = tag
+                    cipher(key).decrypt_into(ZERO_IV, sealed, None, place)
+            else:
+                end = count * NODE
+                for key, tag, tail, sealed, _ in steps:
+                    tail[:] = tag
+                    cipher(key).decrypt_into(ZERO_IV, sealed, None, into[end - NODE : end])
+                    end -= NODE
         except InvalidTag:
-            into[: count * NODE] = bytes(count * NODE)
+            plain[:] = bytes(len(plain))
             raise broken() from None
+        return plain
 
 
 def broken() -> SealBrokenError:

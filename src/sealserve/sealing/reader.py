@@ -36,7 +36,7 @@ _CACHED_TABLES = 64
 
 
 class EncryptedReader(io.RawIOBase):
-    """The plaintext of an encrypted file: read-only, seekable, at most about 700 kB of memory whatever the size.
+    """The plaintext of an encrypted file: read-only, seekable, at most about 1.2 MB of memory whatever the size.
 
     Every byte it gives out was authenticated first; what is on disk behind the last node is refused. It is not safe for
     several threads at once: give each its own reader.
@@ -237,7 +237,17 @@ class EncryptedReader(io.RawIOBase):
             done += take
         return done
 
-    def _read_nodes(self, node: int, count: int, into: memoryview) -> None:
+    def read_group(self, mht: int) -> memoryview:
+        """The plaintext of group ``mht``, in a buffer that the next read uses again: up to 393,216 bytes."""
+        first = mht * DATA_PER_MHT
+        count = min(DATA_PER_MHT, data_nodes(self.size) - first)
+        try:
+            plain = self._read_nodes(first, count, None)
+        except SealError as error:
+            raise named(error, self._label) from None
+        return plain[: self.size - HEAD - first * NODE]
+
+    def _read_nodes(self, node: int, count: int, into: memoryview | None) -> memoryview:
         """Decrypt ``count`` data nodes of one group."""
         mht, slot = divmod(node, DATA_PER_MHT)
         table = self._table(mht)
@@ -246,7 +256,7 @@ class EncryptedReader(io.RawIOBase):
         sealed = self._decryptor.sealed(count)
         if self._storage.read_at(data_offset(node), sealed) < len(sealed):
             raise self._cut_off()
-        self._decryptor.decrypt(table[slot * ENTRY : (slot + count) * ENTRY], count, into)
+        return self._decryptor.decrypt(table[slot * ENTRY : (slot + count) * ENTRY], count, into)
 
     def _table(self, mht: int) -> memoryview:
         """An MHT node in the clear: its parents are opened first, down from the metadata node."""
@@ -271,8 +281,3 @@ class EncryptedReader(io.RawIOBase):
     @staticmethod
     def _cut_off() -> SealedLengthError:
         return SealedLengthError("the encrypted file was cut off while it was read", hint="Copy the file again.")
-
-    @property
-    def nodes(self) -> int:
-        """How many data nodes there are."""
-        return data_nodes(self.size)

@@ -108,3 +108,9 @@ def storage_of(file: BinaryIO) -> Storage:
     if file.writable():
         file.flush()
     return DescriptorStorage(raw.fileno())
+
+
+def write_all(target: BinaryIO, piece: memoryview) -> None:
+    """Write all of ``piece``, also to a raw file, which may take less than it is given."""
+    while piece:
+        piece = piece[target.write(piece) or 0 :]
