@@ -17,6 +17,8 @@ def interrupted_by_termination() -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGINT)
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # A shell starts background jobs with SIGINT ignored, and then it would end nothing.
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
