@@ -95,6 +95,7 @@ def gramine_run(directory: Path, operation: str) -> dict[str, float]:
         [GRAMINE, operation, "-w", key, "-i", directory / source, "-o", directory / target],
         check=True,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     after = os.times()
     return {"wall": time.perf_counter() - start, "cpu": sum(after[2:4]) - sum(before[2:4]), "memory": 0}

@@ -191,7 +191,7 @@ def test_a_script_for_gramines_tool_goes_on_working(tmp_path: Path, monkeypatch:
     Path("in/sub/b").write_bytes(pattern(10_000))
     os.mkfifo("in/pipe")
     run(pf_crypt, "gen-key", "-w", "key")
-    shown = run(pf_crypt, "encrypt", "-w", "key", "-i", "in", "-o", "./out//x/../files").stdout
+    shown = run(pf_crypt, "encrypt", "-w", "key", "-i", "in", "-o", "./out//x/../files").stderr
     assert "Skipping non-regular file in/pipe" in shown
     key = Secret(Path("key").read_bytes())
     with EncryptedReader.open(Path("out/files/sub/b"), key, expected_path="out/files/sub/b") as reader:
@@ -250,7 +250,7 @@ def test_in_place_is_refused_and_destroys_nothing(tmp_path: Path, key_file: Path
 
 def test_nodes_left_behind_by_gramines_tool_are_ignored_with_a_remark(tmp_path: Path, key_file: Path) -> None:
     (tmp_path / "x").write_bytes(sealed(b"small") + bytes(8192))
-    shown = run(pf_crypt, "decrypt", "-w", key_file, "-i", tmp_path / "x", "-o", tmp_path / "y").stdout
+    shown = run(pf_crypt, "decrypt", "-w", key_file, "-i", tmp_path / "x", "-o", tmp_path / "y").stderr
     assert "Ignoring 8192 bytes" in shown
     assert (tmp_path / "y").read_bytes() == b"small"
     assert isinstance(refusal(seal, "inspect", tmp_path / "x", "--key", key_file), SealedLengthError)

@@ -272,6 +272,12 @@ def test_a_directory_without_a_list_is_incomplete(sealed_dir: Path, name: str) -
         reopen(sealed_dir)
 
 
+def test_a_complete_directory_that_is_still_marked_is_incomplete(sealed_dir: Path) -> None:
+    (sealed_dir / "sealserve.incomplete").touch()
+    with pytest.raises(ModelIncompleteError):
+        reopen(sealed_dir)
+
+
 # --- and one who has it ---------------------------------------------------------------------------------------------
 
 
@@ -295,6 +301,21 @@ def test_a_forger_with_the_key_cannot_change_a_file_under_the_same_model_digest(
     for use in (lambda: model.read(WEIGHTS), lambda: model.copy_to(WEIGHTS, io.BytesIO()), model.verify):
         with pytest.raises(FileDigestError, match=r"variables\.data"):
             use()
+
+
+@pytest.mark.parametrize("change", ["model", "fewer", "more"])
+def test_seals_that_belong_to_another_list_are_refused(sealed_dir: Path, key: Secret, change: str) -> None:
+    """They are authentic: this is what a mix of two sealed models looks like."""
+    with EncryptedReader.open(sealed_dir / SEALS_NAME, key) as reader:
+        seals = Seals.decode(reader.read())
+    identities = dict(seals.identities)
+    if change == "fewer":
+        del identities[WEIGHTS]
+    elif change == "more":
+        identities["other"] = bytes(48)
+    forge(sealed_dir, SEALS_NAME, Seals(bytes(32) if change == "model" else seals.model, identities).encode())
+    with pytest.raises(ModelListError, match="do not belong together"):
+        reopen(sealed_dir)
 
 
 def test_nothing_is_left_of_a_forged_file_when_unsealing(sealed_dir: Path, tmp_path: Path, key: Secret) -> None:

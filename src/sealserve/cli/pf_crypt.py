@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import stat
 from pathlib import Path
 
@@ -39,24 +40,26 @@ def pf_crypt(
     from sealserve.sealing.keys import generate_wrap_key, read_wrap_key
     from sealserve.sealing.layout import FormatVersion
 
+    # Gramine's tool says on standard error what it does.
+    say = functools.partial(click.echo, err=True)
     if mode == "gen-key":
         generate_wrap_key(key_file, replace=True)
-        click.echo(f"Wrap key saved to: {key_file}")
+        say(f"Wrap key saved to: {key_file}")
         return
     if source is None or target is None:
         raise click.UsageError("Input or output path not specified")
     # Keys that Gramine's tool made are often readable by others: a script that uses one must go on working.
     with read_wrap_key(key_file, insecure_allow_readable_key=True) as key:
         if stat.S_IMODE(key_file.stat().st_mode) & 0o077:
-            click.echo(f"warning: the wrap key {key_file} can be read by others; run `chmod 600 {key_file}`", err=True)
+            say(f"warning: the wrap key {key_file} can be read by others; run `chmod 600 {key_file}`")
         if verbose:
-            click.echo(f"Wrap key: {key_file}; format version {format_version}")
+            say(f"Wrap key: {key_file}; format version {format_version}")
         with progress_bar(f"{mode}ing") as progress:
             if mode == "encrypt":
                 version: FormatVersion = 1 if format_version == "1" else 2
-                encrypt_tree(source, target, key, version=version, say=click.echo, progress=progress)
+                encrypt_tree(source, target, key, version=version, say=say, progress=progress)
             else:
-                decrypt_tree(source, target, key, verify_path=verify, say=click.echo, progress=progress)
+                decrypt_tree(source, target, key, verify_path=verify, say=say, progress=progress)
 
 
 def main() -> None:

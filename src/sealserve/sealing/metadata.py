@@ -24,7 +24,7 @@ from sealserve.sealing.errors import (
     UnsupportedFormatError,
 )
 from sealserve.sealing.keys import NONCE, metadata_key
-from sealserve.sealing.layout import HEAD, KEY, MAX_SIZE, NODE, PATH_FIELD, TAG, FormatVersion
+from sealserve.sealing.layout import HEAD, KEY, NODE, PATH_FIELD, TAG, FormatVersion
 from sealserve.secret import Secret
 
 FILE_ID: Final = b"GRAFS_PF"
@@ -111,8 +111,6 @@ def open_metadata(node: bytes | bytearray, key: Secret) -> tuple[Preamble, Metad
             hint="Check that this is the wrap key under which the file was sealed.",
         ) from None
     path, size, root_key, root_tag, head = _SECRET.unpack(plain)
-    if size > MAX_SIZE:
-        raise SealedLengthError(f"the encrypted file claims {size} bytes of plaintext, more than any file can have")
     return preamble, Metadata(path.split(b"\0", 1)[0], size, root_key, root_tag, head)
 
 

@@ -280,9 +280,9 @@ def _refuse_foreign(target: Path, present: set[str]) -> None:
 
 
 def _clear(target: Path) -> None:
-    """Remove what an earlier run left, the list first and the mark not at all, and directories that are then empty."""
+    """Remove what an earlier run left except for the mark, and directories that are then empty."""
     present, _ = scan(target)
-    for name in sorted(present - {INCOMPLETE_NAME}, key=lambda name: name != LIST_NAME):
+    for name in present - {INCOMPLETE_NAME}:
         if _is_ours(target / name):
             (target / name).unlink()
     for directory, _, _ in os.walk(target, topdown=False):

@@ -15,7 +15,6 @@ from sealserve.sealing.layout import (
     NODE,
     FormatVersion,
     mht_offset,
-    sealed_size,
 )
 from sealserve.sealing.metadata import Metadata, make_metadata
 from sealserve.sealing.nodes import GroupEncryptor
@@ -49,14 +48,13 @@ class GroupWriter:
 def write_metadata(
     storage: Storage, key: Secret, *, path: bytes, size: int, head: bytes, root: bytes, version: FormatVersion
 ) -> None:
-    """Write the metadata node, which makes the file one, and cut off what lies behind its last node.
+    """Write the metadata node, which makes the file complete.
 
     :param root: the entry of MHT node 0; empty if there is none.
     """
     root = root or bytes(ENTRY)
     node = make_metadata(Metadata(path, size, root[:KEY], root[KEY:], head), key, version)
     storage.write_at(0, node)
-    storage.truncate(sealed_size(size))
 
 
 class EncryptedWriter(io.RawIOBase):
