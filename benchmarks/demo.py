@@ -4,8 +4,8 @@
 - **replica start**: from the start of its process to ready. Floors: reading the sealed model's file; and a bare process
   that imports OpenVINO and loads the same model from a plain directory.
 - **memory**: resident, of a replica. Floor: that bare process.
-- **answer**: one picture, batch 1, through client, TLS and gRPC, with and without nginx. Floor: OpenVINO in this process,
-  the same model with the same number of threads.
+- **answer**: one picture, batch 1, through client, TLS and gRPC, with and without nginx. Floor: OpenVINO in this
+  process, the same model with the same number of threads.
 """
 
 from __future__ import annotations

@@ -186,9 +186,12 @@ class _LoopThread(contextlib.AbstractContextManager["Any"]):
         """Break every connection."""
 
         async def cancel() -> None:
-            for task in list(self._tasks):
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
-            await asyncio.sleep(0)
+            # Until they have ended, the sockets are open.
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0.05)
 
         self._run(cancel())
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import sealserve
 from sealserve.demo.errors import DemonstrationFailedError
+from sealserve.errors import MachineError
 from sealserve.evidence import AppraisalPolicy
-from sealserve.files import write_atomically
+from sealserve.files import explain_os_error, write_atomically
 from sealserve.local.child import Child, ProcessSpec
 from sealserve.local.cluster import LocalCluster
 from sealserve.local.commands import replica_command
@@ -42,7 +43,7 @@ async def run_changed_replica(cluster: LocalCluster) -> Outcome:
     layout = cluster.prepared.layout
     copy = layout.temporary / "changed"
     package = copy / "sealserve"
-    shutil.copytree(Path(sealserve.__path__[0]), package, ignore=shutil.ignore_patterns("__pycache__"))
+    _copy(Path(sealserve.__path__[0]), package)
     with (package / "enclave" / "replica.py").open("a") as file:
         file.write("\n# One more line.\n")
     try:
@@ -55,7 +56,7 @@ async def run_on_damaged_model(cluster: LocalCluster) -> Outcome:
     """Start an honest replica on a copy of the sealed model in which one bit of the largest file is flipped."""
     layout = cluster.prepared.layout
     copy = layout.temporary / "damaged"
-    shutil.copytree(layout.sealed_model, copy)
+    _copy(layout.sealed_model, copy)
     victim = max((path for path in copy.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     with victim.open("r+b") as file:
         middle = victim.stat().st_size // 2
@@ -67,6 +68,17 @@ async def run_on_damaged_model(cluster: LocalCluster) -> Outcome:
         return await _run(cluster, "replica-damaged", sealed=copy)
     finally:
         shutil.rmtree(copy, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    except shutil.Error as error:  # one error for all files, without a number
+        raise MachineError(
+            f"cannot copy {source} to {target}", hint="Is the disk full? Choose another --directory."
+        ) from error
+    except OSError as error:
+        raise explain_os_error(error, target, "write") from error
 
 
 async def _run(

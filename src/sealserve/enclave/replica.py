@@ -61,9 +61,6 @@ def run_replica(settings: ReplicaSettings) -> None:
     :raises TrustError: the broker refused, or the sealed model is not what the broker says it is.
     :raises SealserveError: anything else that keeps the replica from serving.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     harden_process()
     started = time.monotonic()
     broker_ca = read_file(settings.broker_ca)
@@ -99,6 +96,10 @@ def run_replica(settings: ReplicaSettings) -> None:
             certificate_pem=identity.certificate_pem(),
             extra_services=[attestation.service()],
         )
+    # Until here a signal simply ends the process: it serves nobody yet.
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     server.start()
     seconds = time.monotonic() - started
     event(_log, logging.INFO, "replica-ready", port=port, seconds=round(seconds, 3))

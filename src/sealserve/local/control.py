@@ -70,8 +70,9 @@ def stop_cluster(layout: Layout, *, patience: float = 60.0) -> bool:
     """
     was_running = False
     deadline = time.monotonic() + patience
+    state = None
     while is_running(layout):
-        state = read_state(layout)
+        state = read_state(layout) or state
         if state is not None and state.supervisor_alive:
             if not was_running:
                 _signal(state.supervisor, signal.SIGTERM)
@@ -83,6 +84,9 @@ def stop_cluster(layout: Layout, *, patience: float = 60.0) -> bool:
                 f"{layout.root} is still in use", hint=f"`fuser -v {layout.lock}` shows by which process."
             )
         time.sleep(_INTERVAL)
+    # The lock is free a moment before the supervisor's process is gone.
+    while state is not None and state.supervisor_alive and time.monotonic() < deadline:
+        time.sleep(_INTERVAL / 5)
     end_leftovers(layout)
     return was_running
 

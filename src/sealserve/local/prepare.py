@@ -199,7 +199,7 @@ def prepare_policies(
     :returns: the measurement that all of it expects.
     """
     enclave = measure_simulated_enclave(
-        measured_settings(deployment=deployment.name, broker_ca=read_file(layout.replica_authority))
+        measured_settings(deployment=deployment.name, broker_ca=read_file(layout.authority))
     )
     policy = {
         "tee": deployment.tee,
