@@ -32,6 +32,7 @@ from sealserve.evidence.errors import (
     UntrustedRootError,
     UnverifiableEvidenceError,
 )
+from sealserve.evidence.simulated.certificates import issue_revocation_list
 
 STATUSES = [
     "UpToDate",
@@ -104,6 +105,19 @@ def test_a_revoked_certification_authority_is_refused() -> None:
     platform = make_platform(revoked_platform_ca=True)
     with pytest.raises(RevokedError, match="PCK Platform CA"):
         verifier(platform).verify(platform.quote(ENCLAVE, REPORT_DATA))
+
+
+def test_a_revoked_signer_of_tcb_info_is_refused(platform: SimulatedPlatform, quote: bytes) -> None:
+    authority = platform.authority
+    crl = issue_revocation_list(
+        authority.root.subject,
+        authority.root_key,
+        issued=NOW,
+        validity=timedelta(days=30),
+        revoked=[authority.tcb_signing.serial_number],
+    )
+    with pytest.raises(RevokedError, match="TCB Signing"):
+        verifier(platform, collateral_with(platform, root_ca_crl=crl.hex())).verify(quote)
 
 
 def test_a_quote_from_under_another_root_is_refused(

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from evidence_corpus import make_platform
 
 from sealserve.errors import EvidenceError
 from sealserve.evidence import AppraisalPolicy, Collateral, FixedCollateral, PlatformProfile, TrustRoot, Verifier
+from sealserve.evidence.collateral_checks import check_signatures, older_parts
 from sealserve.evidence.errors import (
     CollateralExpiredError,
     CollateralMismatchError,
     CollateralNotYetValidError,
     EvidenceRefusedError,
     QuoteMalformedError,
+    RevokedError,
+    SignatureInvalidError,
     UntrustedRootError,
 )
 from sealserve.evidence.policy import MrEnclave, PlatformKind, TcbCurrent
+from sealserve.evidence.quote import parse_quote
+from sealserve.evidence.service import PlatformKey
+from sealserve.evidence.simulated import der
+from sealserve.evidence.simulated.certificates import issue_revocation_list
 
 
 class Sample(NamedTuple):
@@ -110,6 +120,52 @@ def test_a_truncated_quote_is_malformed(sample: Sample) -> None:
 def test_bytes_after_the_quote_are_malformed(sample: Sample) -> None:
     with pytest.raises(QuoteMalformedError, match="too many"):
         sample.verifier().verify(sample.quote + b"\0\1")
+
+
+def revoking(certificate: x509.Certificate, at: datetime) -> bytes:
+    """A list that revokes a certificate, with a signature that is not Intel's. The library issues none with serial
+    numbers as long as Intel's."""
+
+    def time(moment: datetime) -> bytes:
+        text = f"{moment:%y%m%d%H%M%SZ}".encode()
+        return bytes([0x17, len(text)]) + text
+
+    algorithm = der.sequence(der.object_identifier("1.2.840.10045.4.3.2"))
+    entry = der.sequence(der.integer(certificate.serial_number), time(at))
+    issuer = certificate.issuer.public_bytes()
+    end = at + timedelta(days=30)
+    body = der.sequence(der.integer(1), algorithm, issuer, time(at), time(end), der.sequence(entry))
+    return der.sequence(body, algorithm, bytes([0x03, 0x03, 0x00, 0x30, 0x00]))
+
+
+def test_with_a_revoked_certificate_it_is_refused(sample: Sample) -> None:
+    # Only Intel can sign such a list. It is believed before its signature is looked at: a doubt is a refusal.
+    chain = parse_quote(sample.quote).chain
+    fields = json.loads(sample.collateral.text)
+    for field, revoked in (("pck_crl", chain.leaf), ("root_ca_crl", chain.authority)):
+        crl = revoking(revoked, sample.at - timedelta(hours=1)).hex()
+        collateral = Collateral.from_json(json.dumps(fields | {field: crl}))
+        with pytest.raises(RevokedError, match=f"serial number {revoked.serial_number:x}"):
+            sample._replace(collateral=collateral).verifier().verify(sample.quote)
+
+
+def test_a_revocation_list_that_intel_did_not_sign_is_refused(sample: Sample) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    chain = parse_quote(sample.quote).chain
+    now = sample.at - timedelta(hours=1)
+    crl = issue_revocation_list(chain.leaf.issuer, key, issued=now, validity=timedelta(days=30))
+    fields = json.loads(sample.collateral.text) | {"pck_crl": crl.hex()}
+    with pytest.raises(SignatureInvalidError, match="revocation list of the PCK CA"):
+        sample._replace(collateral=Collateral.from_json(json.dumps(fields))).verifier().verify(sample.quote)
+
+
+def test_intels_collateral_is_signed_in_every_part(sample: Sample) -> None:
+    check_signatures(sample.collateral)
+    assert older_parts(sample.collateral, sample.collateral) == []
+    assert str(PlatformKey.of(parse_quote(sample.quote))) in {
+        "sgx-00a067110000-processor",
+        "tdx-b0c06f000000-platform",
+    }
 
 
 def test_intels_root_is_the_built_in_one(shared_vectors: Path, tmp_path: Path) -> None:

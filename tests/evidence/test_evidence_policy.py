@@ -28,10 +28,14 @@ from sealserve.evidence.errors import (
     SimulatedEvidenceRefusedError,
 )
 from sealserve.evidence.policy import AllOf, AnyOf, MrEnclave, MrSigner, OneOfMachines, PlatformKind, TcbCurrent
+from sealserve.evidence.simulated import authority as authority_module
+from sealserve.evidence.simulated import certificates as certificates_module
+from sealserve.evidence.simulated import machine as machine_module
 from sealserve.evidence.verified import VerifiedEvidence
 
 MRENCLAVE = ENCLAVE.mrenclave.hex()
 MRSIGNER = ENCLAVE.mrsigner.hex()
+MRTD = "ab" * 48
 
 
 def write(directory: Path, platform: SimulatedPlatform, text: str = "") -> Path:
@@ -267,6 +271,26 @@ def test_a_simulated_root_needs_a_policy_that_says_so(
     assert why in caught.value.message
 
 
+def test_a_root_of_the_operators_own_is_logged_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A platform of somebody's own authority, whose names are Intel's and do not say that anything is simulated.
+    for module in (authority_module, certificates_module, machine_module):
+        monkeypatch.setattr(module, "WARNING", "Intel Corporation")
+    platform = make_platform(root_common_name="Intel SGX Root CA")
+    path = write(tmp_path, platform, "tee: sgx; insecure_accept_simulated_platform:-")
+    with caplog.at_level(logging.WARNING, "sealserve"):
+        loaded = AppraisalPolicy.load(path, clock=NOW.timestamp)
+    assert caplog.messages == ["policy-with-own-root-loaded"]
+    quote = platform.quote(ENCLAVE, REPORT_DATA)
+    appraisal = loaded.appraise_with_steps(quote, report_data=REPORT_DATA)
+    assert appraisal.accepted
+    details = {step.name: step.detail for step in appraisal.steps}
+    assert details["root"].startswith("Intel SGX Root CA, which is not Intel's (SHA-256 ")
+    assert details["platform"] == "SGX, under a root of the operator's own, which is not Intel's"
+    assert appraisal.as_dict()["evidence"]["own_root"] is True
+
+
 # --- careless policies --------------------------------------------------------------------------------------------
 
 
@@ -296,7 +320,10 @@ def test_a_simulated_root_needs_a_policy_that_says_so(
         ("accept_debug: true", ":7: accept_debug: is not a known setting; did you mean insecure_accept_debug?"),
         ("collateral:-", ":1: collateral: is missing"),
         ("tee:-", ": tee: is missing"),
-        ("tee: tdx", ":1: tee: must be 'sgx' or 'simulated'"),
+        ("tee: sev", ":1: tee: must be 'sgx', 'tdx' or 'simulated'"),
+        ("tee: tdx", ":4: enclaves: is not for tee: tdx, which has trust_domains"),
+        ("tee: tdx", ":1: trust_domains: is missing (the trust domains that are accepted"),
+        (f"trust_domains: [{{mrtd: {MRTD}}}]", ":7: trust_domains: is not for tee: simulated, which has enclaves"),
         ("minimum_tcb_evaluation_data_number: -1", ":7: minimum_tcb_evaluation_data_number: must be at least 0"),
     ],
 )

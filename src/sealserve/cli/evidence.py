@@ -1,17 +1,18 @@
-"""``sealserve evidence``: look at a quote, and appraise it."""
+"""``sealserve evidence``: look at evidence, appraise it, and take over a policy of the original."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from sealserve.evidence.policy import CollateralSettings
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_MARKS = {"ok": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("-", "yellow")}
 
 
 def _time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
@@ -45,18 +46,30 @@ def evidence() -> None:
 @click.argument("file", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(file: Path, *, as_json: bool) -> None:
-    """Explain the quote in FILE (raw or hexadecimal) without judging it."""
-    from sealserve.evidence import parse_quote
-    from sealserve.evidence.description import describe, read_quote_file
+    """Explain the evidence in FILE without judging it.
 
-    described = describe(parse_quote(read_quote_file(file)))
+    FILE holds a quote (raw or hexadecimal), an RA-TLS certificate (PEM or DER), a report of `sealserve verify --json`,
+    or collateral.
+    """
+    from rich.console import Console
+
+    from sealserve.cli.evidence_display import Page, show_collateral, show_quote
+    from sealserve.cli.evidence_files import read_evidence_file
+    from sealserve.evidence import Collateral, parse_quote
+    from sealserve.evidence.description import describe, describe_collateral
+
+    found = read_evidence_file(file)
+    page = Page(Console(highlight=False))
+    if isinstance(found, Collateral):
+        described = describe_collateral(found)
+        if not as_json:
+            show_collateral(page, described)
+    else:
+        described = describe(parse_quote(found.quote)) | {"source": found.kind}
+        if not as_json:
+            show_quote(page, described, found.kind)
     if as_json:
         click.echo(json.dumps(described, ensure_ascii=False))
-        return
-    if described["simulated"]:
-        click.secho("SIMULATED, NO PROTECTION", fg="red", bold=True)
-    _show(described)
-    click.secho("\nNothing of this is verified. `sealserve evidence verify` does that.", fg="yellow")
 
 
 @evidence.command()
@@ -77,35 +90,91 @@ def verify(
     report_data: bytes | None,
     as_json: bool,
 ) -> None:
-    """Appraise the quote in FILE (raw or hexadecimal) and report every check.
+    """Appraise the evidence in FILE, and report every check.
 
-    The exit code is 0 if the policy accepts it and 4 if not. Without --report-data the report cannot say for whom and
-    when the quote was made.
+    FILE holds a quote (raw or hexadecimal), an RA-TLS certificate (PEM or DER), or a report of `sealserve verify
+    --json`. The exit code is 0 if the policy accepts it and 4 if not. A certificate and a report tell what the quote
+    must be over. For a quote alone --report-data does, or nobody can say for whom and when it was made.
     """
-    from sealserve.evidence import AppraisalPolicy
-    from sealserve.evidence.description import read_quote_file
+    from rich.console import Console
 
+    from sealserve.cli.evidence_display import Page, show_appraisal
+    from sealserve.cli.evidence_files import read_evidence_file
+    from sealserve.errors import InputError
+    from sealserve.evidence import AppraisalPolicy, Collateral
+
+    _quiet()
+    found = read_evidence_file(file)
+    if isinstance(found, Collateral):
+        raise InputError(
+            f"{file} holds collateral, and no evidence", hint="`sealserve evidence show` explains collateral."
+        )
     policy = AppraisalPolicy.load(policy_file)
-    appraisal = policy.appraise_with_steps(read_quote_file(file), report_data=report_data, now=now)
+    asked = report_data if report_data is not None else found.report_data
+    appraisal = policy.appraise_with_steps(found.quote, report_data=asked, now=now)
     if as_json:
-        click.echo(json.dumps(appraisal.as_dict(), ensure_ascii=False))
+        click.echo(json.dumps(appraisal.as_dict() | {"source": found.kind}, ensure_ascii=False))
     else:
-        for step in appraisal.steps:
-            mark, colour = _MARKS[step.outcome]
-            click.echo(click.style(f"{mark} ", fg=colour) + click.style(step.title, bold=True) + f": {step.detail}")
-        if appraisal.error is not None and appraisal.error.hint:
-            click.echo(f"  {appraisal.error.hint}")
+        moment = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
+        binding = found.binding if report_data is None else "the report data given"
+        show_appraisal(Page(Console(highlight=False)), appraisal, kind=found.kind, binding=binding, now=moment)
     if appraisal.error is not None:
         context.exit(appraisal.error.exit_code)
 
 
-def _show(values: Mapping[str, Any], indent: str = "") -> None:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            click.secho(f"{indent}{name}", bold=True)
-            _show(value, indent + "  ")
-        elif isinstance(value, list):
-            for number, item in enumerate(value, start=1):
-                _show({f"{name.removesuffix('s')} {number}": item}, indent)
-        else:
-            click.echo(f"{indent}{click.style(name, bold=True)}: {value}")
+@evidence.command("import-ra-config")
+@click.argument("file", type=_FILE)
+@click.option("-o", "--output", type=_FILE, required=True, help="The policy file to write; it must not exist.")
+@click.option(
+    "--collateral",
+    default="intel",
+    show_default=True,
+    help="Where the policy takes collateral from: intel, azure, alibaba:REGION, a URL, or a file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def import_ra_config(file: Path, *, output: Path, collateral: str, as_json: bool) -> None:
+    """Make a policy of an ra_config.json of the confidential-computing-zoo.
+
+    What the policy does not check is told on standard error. A file that would accept any enclave is refused.
+    """
+    from sealserve.errors import InputError
+    from sealserve.evidence.policy.ra_config import import_ra_config as import_it
+    from sealserve.files import read_file, write_atomically
+
+    if output.exists():
+        raise InputError(f"{output} exists", hint="Name another file, or remove it first.")
+    imported = import_it(read_file(file, limit=1 << 20), collateral=_collateral(collateral), name=str(file))
+    write_atomically(output, imported.document.to_yaml())
+    if as_json:
+        told = {"policy": str(output), "warnings": imported.warnings, "remarks": imported.remarks}
+        click.echo(json.dumps(told, ensure_ascii=False))
+        return
+    for warning in imported.warnings:
+        click.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
+        click.echo(warning, err=True)
+    for remark in imported.remarks:
+        click.echo(f"note: {remark}", err=True)
+    click.echo(f"{output}: {len(imported.document.enclaves)} enclaves; read it before you use it")
+
+
+def _collateral(text: str) -> CollateralSettings:
+    from pydantic import ValidationError
+
+    from sealserve.errors import InputError
+    from sealserve.evidence.policy import CollateralSettings
+
+    named = text in {"intel", "azure"} or text.startswith("alibaba:") or "://" in text
+    try:
+        return CollateralSettings.model_validate({"service": text} if named else text)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[0]
+        raise InputError(f"--collateral: {found.get('ctx', {}).get('error', found['msg'])}") from None
+
+
+def _quiet() -> None:
+    """What the logs would say of insecure policies and refusals, the report says itself."""
+    import logging
+
+    from sealserve.logs import configure
+
+    configure(json_lines=False, level=logging.ERROR)

@@ -47,6 +47,7 @@ EXTRAS = {
     "openvino": "server",
     "OpenSSL": "all",
     "PIL": "client",
+    "urllib3": "client",
 }
 
 

@@ -15,6 +15,7 @@ from sealserve.evidence.collateral import Collateral, CollateralSource, FileColl
 from sealserve.evidence.measurement import SIMULATED_SIGNER, SimulatedEnclave, measure_simulated_enclave
 from sealserve.evidence.quote import Quote, parse_quote
 from sealserve.evidence.roots import TrustRoot
+from sealserve.evidence.service import PlatformStatus, Service, ServiceCollateral, service_at
 from sealserve.evidence.simulated import (
     PlatformProfile,
     SimulatedAttester,
@@ -55,8 +56,11 @@ __all__ = [
     "FixedCollateral",
     "GramineAttester",
     "PlatformProfile",
+    "PlatformStatus",
     "PolicyDocument",
     "Quote",
+    "Service",
+    "ServiceCollateral",
     "SimulatedAttester",
     "SimulatedEnclave",
     "SimulatedPlatform",
@@ -70,4 +74,5 @@ __all__ = [
     "measure_simulated_enclave",
     "parse_quote",
     "refresh_collateral",
+    "service_at",
 ]

@@ -10,11 +10,12 @@ from typing import Any
 from sealserve.errors import SealserveError, TrustError
 from sealserve.evidence.certificates import CERTIFICATE_ERRORS
 from sealserve.evidence.errors import UnverifiableEvidenceError
+from sealserve.evidence.validity import Validity
 from sealserve.evidence.verified import VerifiedEvidence
 
 TITLES = {
     "quote": "Quote is well-formed",
-    "root": "Certificates lead to the trusted root",
+    "root": "The machine's certificates lead to the trusted root",
     "collateral": "Collateral is current and for this platform",
     "revocation": "No certificate is revoked",
     "debug": "Not in debug mode",
@@ -62,11 +63,13 @@ class Appraisal:
     :param steps: all checks, in order; the last is ``result``.
     :param evidence: what the evidence says, if it is genuine, even where the policy refuses it.
     :param error: why it was refused; none if it was accepted.
+    :param validities: of every part it was judged with, also where one of them was the reason to refuse.
     """
 
     steps: tuple[Step, ...]
     evidence: VerifiedEvidence | None
     error: SealserveError | None
+    validities: tuple[Validity, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -89,6 +92,8 @@ class Appraisal:
         out: dict[str, Any] = {"accepted": self.accepted, "steps": [step.as_dict() for step in self.steps]}
         if self.evidence is not None:
             out["evidence"] = self.evidence.as_dict()
+        if self.validities:
+            out["validities"] = [validity.as_dict() for validity in self.validities]
         if self.error is not None:
             out["refusal"] = self.error.as_dict()
         return out
@@ -105,6 +110,7 @@ class Record:
     """Collects the steps of an appraisal while it runs."""
 
     steps: list[Step] = field(default_factory=list)
+    validities: tuple[Validity, ...] = ()
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[Found]:
@@ -134,4 +140,4 @@ class Record:
         if error is None and not (done.get("binding") and done["binding"].ok):
             detail += ", but not known for whom and when it was made"
         ordered.append(Step("result", ok=error is None, detail=detail))
-        return Appraisal(tuple(ordered), evidence, error)
+        return Appraisal(tuple(ordered), evidence, error, self.validities)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sealserve.evidence.certificates import display_name
+from sealserve.evidence.collateral import Collateral
 from sealserve.evidence.errors import QuoteMalformedError
+from sealserve.evidence.explanations import attribute_names
 from sealserve.evidence.quote import QUOTE_LIMIT, EnclaveReport, Quote
 from sealserve.files import read_file
 
@@ -20,7 +22,14 @@ def read_quote_file(path: Path) -> bytes:
     :raises QuoteMalformedError: hexadecimal text of odd length. :raises InputError: the file cannot be read or is too
         large for a quote.
     """
-    data = read_file(path, limit=4 * QUOTE_LIMIT)
+    return decode_quote(read_file(path, limit=4 * QUOTE_LIMIT), path)
+
+
+def decode_quote(data: bytes, path: Path) -> bytes:
+    """Like :func:`read_quote_file`, for what was read before.
+
+    :param path: for errors.
+    """
     digits = b"".join(data.split())
     if digits and _HEXADECIMAL.issuperset(digits):
         try:
@@ -47,6 +56,7 @@ def describe(quote: Quote) -> dict[str, Any]:
             "isv_prod_id": report.isv_prod_id,
             "isv_svn": report.isv_svn,
             "attributes": report.attributes.hex(),
+            "attribute_names": attribute_names("sgx", report.attributes),
         }
     else:
         identity = {
@@ -56,6 +66,7 @@ def describe(quote: Quote) -> dict[str, Any]:
             "mr_owner": report.mr_owner.hex(),
             "mr_owner_config": report.mr_owner_config.hex(),
             "attributes": report.attributes.hex(),
+            "attribute_names": attribute_names("tdx", report.attributes),
             "xfam": report.xfam.hex(),
         }
     extension = chain.extension
@@ -83,4 +94,25 @@ def describe(quote: Quote) -> dict[str, Any]:
             }
             for certificate in (chain.leaf, chain.authority, chain.root)
         ],
+    }
+
+
+def describe_collateral(collateral: Collateral) -> dict[str, Any]:
+    """What a set of collateral says, JSON-ready; nothing of it is verified."""
+    document = collateral.tcb_info.document
+    return {
+        "tee": collateral.tcb_info.tee_id.lower(),
+        "fmspc": str(document.get("fmspc", "")).lower(),
+        "evaluation_data_numbers": {
+            "tcb_info": collateral.tcb_info.evaluation_data_number,
+            "qe_identity": collateral.qe_identity.evaluation_data_number,
+        },
+        "revoked_certificates": {
+            "root_ca": len(collateral.root_crl),
+            "pck_ca": len(collateral.pck_crl),
+        },
+        "pck_ca": display_name(collateral.pck_crl_issuer),
+        "root": display_name(collateral.tcb_chain[-1].subject),
+        "expires": collateral.expires.isoformat(),
+        "validities": [validity.as_dict() for validity in collateral.validities()],
     }

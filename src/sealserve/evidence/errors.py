@@ -1,15 +1,15 @@
 """The leaves of the error tree about evidence, by cause.
 
-Three families: evidence that does not hold (:class:`~sealserve.errors.EvidenceError`), genuine evidence that a policy
-does not accept (:class:`~sealserve.errors.PolicyRefusedError`), and a machine that cannot produce evidence
-(:class:`AttestationError`).
+Four families: evidence that does not hold (:class:`~sealserve.errors.EvidenceError`), genuine evidence that a policy
+does not accept (:class:`~sealserve.errors.PolicyRefusedError`), collateral that cannot be had
+(:class:`CollateralServiceError`), and a machine that cannot produce evidence (:class:`AttestationError`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sealserve.errors import EvidenceError, MachineError, PolicyRefusedError
+from sealserve.errors import EvidenceError, MachineError, PolicyRefusedError, UnavailableError
 
 __all__ = [
     "AttestationError",
@@ -19,6 +19,8 @@ __all__ = [
     "CollateralMalformedError",
     "CollateralMismatchError",
     "CollateralNotYetValidError",
+    "CollateralRollbackError",
+    "CollateralServiceError",
     "DebugEnclaveError",
     "EvidenceBindingError",
     "EvidenceRefusedError",
@@ -98,6 +100,10 @@ class CollateralMismatchError(CollateralError):
     """The collateral is for another kind of platform or TEE than the quote's."""
 
 
+class CollateralRollbackError(CollateralError):
+    """A service gives collateral that is older than what it gave before."""
+
+
 class EvidenceBindingError(EvidenceError):
     """The report data is not what was asked for: the evidence is stale, or was made for another key or session."""
 
@@ -118,6 +124,13 @@ class EvidenceRefusedError(PolicyRefusedError):
 
 class SimulatedEvidenceRefusedError(EvidenceRefusedError):
     """The evidence comes from a simulated platform, which protects nothing, and the policy does not accept those."""
+
+
+# --- nothing to judge with ---------------------------------------------------------------------------------------
+
+
+class CollateralServiceError(UnavailableError):
+    """The collateral service cannot be reached, is not trusted, or does not give what is needed."""
 
 
 # --- no evidence --------------------------------------------------------------------------------------------------

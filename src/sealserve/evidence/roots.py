@@ -14,7 +14,7 @@ from sealserve.evidence.certificates import CERTIFICATE_ERRORS, display_name, is
 from sealserve.files import read_file
 
 # SHA-256 of Intel's SGX Root CA certificate in DER, which the verifier library has built in. The certificate is
-# published at https://certificates.trustedservices.intel.com/IntelSGXRootCA.der.
+# published at https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.pem.
 _INTEL_FINGERPRINT = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
 
 
@@ -81,6 +81,13 @@ class TrustRoot:
     def is_intel(self) -> bool:
         """Whether this is Intel's production root."""
         return self.fingerprint == bytes.fromhex(_INTEL_FINGERPRINT)
+
+    @property
+    def description(self) -> str:
+        """The root for people: a root other than Intel's is told from it, whatever its name says."""
+        if self.is_intel:
+            return self.name
+        return f"{self.name}, which is not Intel's (SHA-256 {self.fingerprint.hex()[:16]}…)"
 
     def matches(self, certificate: x509.Certificate) -> bool:
         """Whether ``certificate`` is this root, to the last bit."""

@@ -19,6 +19,14 @@ class Validity:
     not_before: datetime
     not_after: datetime
 
+    def as_dict(self) -> dict[str, str]:
+        """A JSON-ready form, times in RFC 3339."""
+        return {
+            "part": self.part,
+            "not_before": self.not_before.isoformat(),
+            "not_after": self.not_after.isoformat(),
+        }
+
     @classmethod
     def of(cls, certificate: x509.Certificate, part: str) -> Validity:
         """The validity of a certificate."""

@@ -28,7 +28,8 @@ class VerifiedEvidence:
     """The claims of a genuine quote.
 
     :param tee: the kind of TEE. :param simulated: it comes from a simulated platform and protects nothing.
-    :param root: the name of the root it leads to.
+    :param root: the name of the root it leads to, which anyone can give to a root of their own.
+    :param own_root: the root is not Intel's. :param root_fingerprint: SHA-256 of the root's certificate.
     :param mrenclave: 32 bytes; empty for TDX, like ``mrsigner``. :param mrsigner: 32 bytes.
     :param debug: the host can read the enclave's memory.
     :param attributes: the enclave's 16 bytes, or the trust domain's 8.
@@ -63,6 +64,8 @@ class VerifiedEvidence:
     collateral_expires: datetime
     verified_at: datetime
     trust_domain: TrustDomain | None = None
+    own_root: bool = False
+    root_fingerprint: bytes = b""
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON-ready form: bytes in hex, times in RFC 3339. The keys are the names of the fields."""

@@ -12,6 +12,7 @@ import json
 import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # Intel gives a quoting enclave no other status than these and Revoked; the library would take others for UpToDate.
 _QE_STATUSES = frozenset({"UpToDate", "OutOfDate"})
+
+_PREPARED_LIMIT = 32  # kinds of platforms whose collateral is kept ready
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Verifier:
         self.collateral = collateral
         self._clock = clock
         self._engine = dcap_qvl.QuoteVerifier(root.der)
-        self._prepared: _Prepared | None = None
+        self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
         self._lock = threading.Lock()
 
     def verify(self, quote: bytes, *, now: float | None = None, record: Record | None = None) -> VerifiedEvidence:
@@ -77,10 +80,11 @@ class Verifier:
             parsed = parse_quote(quote)
             found.detail = f"{parsed.tee.upper()} quote, version {parsed.header.version}, {parsed.size} bytes"
         with record.step("root") as found:
-            prepared = self._prepare(quote)
             chain_checks.check_quote_root(parsed.chain, self.root)
-            found.detail = self.root.name
+            found.detail = self.root.description
         with record.step("collateral") as found:
+            prepared = self._prepare(quote)
+            record.validities = (*prepared.validities, *parsed.chain.validities)
             first = self._check_dates(parsed, prepared, moment)
             chain_checks.check_kind(parsed, prepared.collateral)
             found.detail = f"until {first.not_after:%Y-%m-%d %H:%M} UTC, when the {first.part} expires"
@@ -89,10 +93,7 @@ class Verifier:
             found.detail = "neither the machine's certificate nor one above it"
         with record.step("debug") as found:
             if parsed.report.debug:
-                raise DebugEnclaveError(
-                    "the enclave runs in debug mode: the host can read its memory",
-                    hint="Build the enclave without debug mode (Gramine: sgx.debug = false).",
-                )
+                raise _in_debug_mode(parsed)
             found.detail = "the debug attribute is off"
         with record.step("signature") as found:
             claims = self._judge(quote, parsed, prepared, moment)
@@ -105,14 +106,18 @@ class Verifier:
 
         collateral = self.collateral.collateral(quote)
         with self._lock:
-            if self._prepared is None or self._prepared.collateral is not collateral:
+            prepared = self._prepared.get(collateral.text)
+            if prepared is None or prepared.collateral is not collateral:
                 chain_checks.check_collateral_root(collateral, self.root)
                 try:
                     engine = dcap_qvl.QuoteCollateralV3.from_json(collateral.text)
                 except ValueError as error:
                     raise CollateralMalformedError("the collateral cannot be read") from error
-                self._prepared = _Prepared(collateral, engine, tuple(collateral.validities()))
-            return self._prepared
+                prepared = _Prepared(collateral, engine, tuple(collateral.validities()))
+                self._prepared[collateral.text] = prepared
+                while len(self._prepared) > _PREPARED_LIMIT:
+                    self._prepared.popitem(last=False)
+            return prepared
 
     @staticmethod
     def _check_dates(parsed: Quote, prepared: _Prepared, now: datetime) -> Validity:
@@ -169,6 +174,8 @@ class Verifier:
             tee=parsed.tee,
             simulated=self.root.simulated or parsed.chain.simulated,
             root=self.root.name,
+            root_fingerprint=self.root.fingerprint,
+            own_root=not self.root.is_intel,
             mrenclave=enclave.mrenclave if enclave else b"",
             mrsigner=enclave.mrsigner if enclave else b"",
             isv_prod_id=enclave.isv_prod_id if enclave else 0,
@@ -187,6 +194,18 @@ class Verifier:
             verified_at=now,
             trust_domain=domain,
         )
+
+
+def _in_debug_mode(parsed: Quote) -> DebugEnclaveError:
+    if parsed.tee == "sgx":
+        return DebugEnclaveError(
+            "the enclave runs in debug mode: the host can read its memory",
+            hint="Build the enclave without debug mode (Gramine: sgx.debug = false).",
+        )
+    return DebugEnclaveError(
+        "the trust domain runs in debug mode: the host can read its memory",
+        hint="Start the trust domain without the debug attribute.",
+    )
 
 
 def _check_agreement(parsed: Quote, claims: dict[str, Any]) -> None:

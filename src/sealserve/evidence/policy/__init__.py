@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sealserve.evidence.policy.appraisal_policy import AppraisalPolicy
-from sealserve.evidence.policy.document import EnclaveReference, PolicyDocument
+from sealserve.evidence.policy.collateral_settings import CollateralSettings
+from sealserve.evidence.policy.document import EnclaveReference, PolicyDocument, TrustDomainSettings
 from sealserve.evidence.policy.requirements import (
     AllOf,
     AnyOf,
@@ -14,11 +15,13 @@ from sealserve.evidence.policy.requirements import (
     Requirement,
     TcbCurrent,
 )
+from sealserve.evidence.policy.trust_domains import TrustDomainReference
 
 __all__ = [
     "AllOf",
     "AnyOf",
     "AppraisalPolicy",
+    "CollateralSettings",
     "EnclaveReference",
     "MrEnclave",
     "MrSigner",
@@ -27,4 +30,6 @@ __all__ = [
     "PolicyDocument",
     "Requirement",
     "TcbCurrent",
+    "TrustDomainReference",
+    "TrustDomainSettings",
 ]

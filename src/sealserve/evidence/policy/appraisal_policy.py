@@ -12,9 +12,9 @@ from sealserve.configuration import load_yaml
 from sealserve.errors import ConfigurationError, SealserveError
 from sealserve.evidence.appraisal import Appraisal, Record
 from sealserve.evidence.attester import REPORT_DATA_SIZE
-from sealserve.evidence.collateral import CollateralSource, FileCollateral
+from sealserve.evidence.collateral import CollateralSource
 from sealserve.evidence.errors import EvidenceBindingError, EvidenceRefusedError, SimulatedEvidenceRefusedError
-from sealserve.evidence.policy.document import EnclaveReference, PolicyDocument
+from sealserve.evidence.policy.document import EnclaveReference, PolicyDocument, TrustDomainSettings
 from sealserve.evidence.policy.requirements import (
     AllOf,
     AnyOf,
@@ -26,7 +26,9 @@ from sealserve.evidence.policy.requirements import (
     TcbCurrent,
     measures,
 )
+from sealserve.evidence.policy.trust_domains import TrustDomainReference
 from sealserve.evidence.roots import TrustRoot
+from sealserve.evidence.service import PlatformStatus, ServiceCollateral
 from sealserve.evidence.verified import VerifiedEvidence
 from sealserve.evidence.verifier import Verifier
 from sealserve.logs import event, get_logger
@@ -38,7 +40,8 @@ class AppraisalPolicy:
     """Decides whether evidence is believed and accepted. Safe for several threads.
 
     :param root: whose platforms are believed. :param collateral: what quotes are judged with.
-    :param platform: the kind of platform. :param enclaves: what is demanded of the enclave; must pin a measurement.
+    :param platform: the kind of platform.
+    :param enclaves: what is demanded of the enclave or trust domain; must pin a measurement.
     :param tcb: the state that the platform must be in; up to date if not given.
     :param machines: which machines; any if not given.
     :param models: digests (32 bytes) of the sealed models that a client accepts. They are not judged here, because
@@ -77,6 +80,8 @@ class AppraisalPolicy:
             event(_log, logging.WARNING, "insecure-policy-loaded", policy=name, accepts="simulated platforms")
         if tcb.insecure_statuses:
             event(_log, logging.WARNING, "insecure-policy-loaded", policy=name, accepts=sorted(tcb.insecure_statuses))
+        if not root.is_intel and not root.simulated:
+            event(_log, logging.WARNING, "policy-with-own-root-loaded", policy=name, root=root.description)
 
     @classmethod
     def load(cls, path: Path, *, clock: Callable[[], float] = time.time) -> AppraisalPolicy:
@@ -89,18 +94,31 @@ class AppraisalPolicy:
 
     @classmethod
     def from_document(
-        cls, document: PolicyDocument, *, clock: Callable[[], float] = time.time, name: str = "policy"
+        cls,
+        document: PolicyDocument,
+        *,
+        root: TrustRoot | None = None,
+        clock: Callable[[], float] = time.time,
+        name: str = "policy",
     ) -> AppraisalPolicy:
         """The policy that a document describes.
 
+        :param root: instead of the file that the document names; for documents that are kept away from their files.
         :raises ConfigurationError: trust root and policy do not go together. :raises InputError: a file cannot be read.
         """
-        root = TrustRoot.intel() if document.trust_root is None else TrustRoot.from_pem(document.trust_root)
+        if root is None:
+            root = TrustRoot.intel() if document.trust_root is None else TrustRoot.from_pem(document.trust_root)
+        references = [_enclave(reference) for reference in document.enclaves]
+        domains = [_trust_domain(reference) for reference in document.trust_domains]
+        if not all(domain.pins_software for domain in domains):
+            event(_log, logging.WARNING, "policy-pins-firmware-only", policy=name, missing="rtmr1 and rtmr2")
+        if document.collateral.insecure_allow_http:
+            event(_log, logging.WARNING, "insecure-policy-loaded", policy=name, accepts="collateral over plain http")
         return cls(
             root=root,
-            collateral=FileCollateral(document.collateral),
+            collateral=document.collateral.source(root, clock=clock),
             platform=PlatformKind(document.tee, document.insecure_accept_simulated_platform),
-            enclaves=AnyOf(_enclave(reference) for reference in document.enclaves),
+            enclaves=AnyOf([*references, *domains]),
             tcb=TcbCurrent(
                 statuses=frozenset(document.tcb_statuses),
                 insecure_statuses=frozenset(document.insecure_accept_tcb_statuses),
@@ -146,6 +164,34 @@ class AppraisalPolicy:
             return record.finish(evidence, error)
         return record.finish(evidence, None)
 
+    def would_block(self, quote: bytes) -> bool:
+        """Whether appraising ``quote`` would wait for a collateral service first. Never raises.
+
+        A caller on an event loop asks this, and appraises in a thread if so.
+        """
+        source = self._verifier.collateral
+        if not isinstance(source, ServiceCollateral):
+            return False
+        try:
+            return source.would_block(quote)
+        except SealserveError:
+            return False  # it is refused before anything is fetched
+
+    def refresh_collateral(self) -> int:
+        """Renew collateral of a service that is due, now and in this thread; for a loop that runs every hour or so.
+
+        What is in use is renewed without this, too. Failures are logged, and told by :meth:`collateral_status`.
+
+        :returns: how many kinds of platforms were tried.
+        """
+        source = self._verifier.collateral
+        return source.refresh_due() if isinstance(source, ServiceCollateral) else 0
+
+    def collateral_status(self) -> tuple[PlatformStatus, ...]:
+        """How the collateral of a service is, for each kind of platform; empty for a file."""
+        source = self._verifier.collateral
+        return source.status() if isinstance(source, ServiceCollateral) else ()
+
     def _judge(self, evidence: VerifiedEvidence, record: Record) -> list[EvidenceRefusedError]:
         """Judge by every requirement; the refusals."""
         refusals = []
@@ -180,7 +226,7 @@ def _check(root: TrustRoot, platform: PlatformKind, enclaves: Requirement, name:
     if not measures(enclaves):
         raise ConfigurationError(
             f"{name}: enclaves: names no measurement, so that any enclave would be accepted",
-            hint="Give mrenclave, or mrsigner with isv_prod_id and minimum_isv_svn.",
+            hint="Give mrenclave, or mrsigner with isv_prod_id and minimum_isv_svn; for TDX, mrtd.",
         )
     if root.simulated and platform.tee != "simulated":
         raise ConfigurationError(
@@ -190,12 +236,24 @@ def _check(root: TrustRoot, platform: PlatformKind, enclaves: Requirement, name:
     if platform.tee == "simulated" and not root.simulated:
         raise ConfigurationError(
             f"{name}: trust_root: {root.name} is no simulated platform's, and the policy is for tee: simulated",
-            hint="Set tee: sgx, or name the root.pem of the simulated platform.",
+            hint="Set tee: sgx or tdx, or name the root.pem of the simulated platform.",
         )
     if platform.tee == "simulated" and not platform.insecure_accept_simulated_platform:
         raise ConfigurationError(
             f"{name}: insecure_accept_simulated_platform: must be true for tee: simulated, which protects nothing"
         )
+
+
+def _trust_domain(reference: TrustDomainSettings) -> TrustDomainReference:
+    return TrustDomainReference(
+        mrtd=reference.mrtd,
+        rtmrs=(reference.rtmr0, reference.rtmr1, reference.rtmr2, reference.rtmr3),
+        mr_config_id=reference.mr_config_id,
+        mr_owner=reference.mr_owner,
+        mr_owner_config=reference.mr_owner_config,
+        attributes=reference.td_attributes,
+        xfam=reference.xfam,
+    )
 
 
 def _enclave(reference: EnclaveReference) -> Requirement:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator, model_validator
 
 from sealserve.configuration import RelativePath, Settings
+from sealserve.evidence.policy.collateral_settings import CollateralSettings
 from sealserve.files import write_atomically
 
 TcbStatus = Literal["UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"]
@@ -37,6 +38,15 @@ def _hexadecimal(size: int) -> Callable[[Any], bytes]:
 _AsHex = PlainSerializer(bytes.hex, when_used="always")
 Ppid = Annotated[bytes, BeforeValidator(_hexadecimal(16)), _AsHex]
 Digest = Annotated[bytes, BeforeValidator(_hexadecimal(32)), _AsHex]
+TdMeasurement = Annotated[bytes, BeforeValidator(_hexadecimal(48)), _AsHex]
+TdFlags = Annotated[bytes, BeforeValidator(_hexadecimal(8)), _AsHex]
+
+
+def _given(value: Any) -> Any:
+    """A value left empty must not switch a check off."""
+    if value is None:
+        raise ValueError("is empty; give it a value, or remove the line")
+    return value
 
 
 class EnclaveReference(Settings):
@@ -47,13 +57,7 @@ class EnclaveReference(Settings):
     isv_prod_id: int | None = Field(None, ge=0, le=65535, description="the signer's number for the product")
     minimum_isv_svn: int | None = Field(None, ge=0, le=65535, description="the lowest security version accepted")
 
-    @field_validator("mrenclave", "mrsigner", "isv_prod_id", "minimum_isv_svn", mode="before")
-    @classmethod
-    def _not_empty(cls, value: Any) -> Any:
-        # A value left empty must not switch a check off.
-        if value is None:
-            raise ValueError("is empty; give it a value, or remove the line")
-        return value
+    _given = field_validator("mrenclave", "mrsigner", "isv_prod_id", "minimum_isv_svn", mode="before")(_given)
 
     @model_validator(mode="after")
     def _is_a_measurement(self) -> Self:
@@ -69,16 +73,43 @@ class EnclaveReference(Settings):
         return self
 
 
+class TrustDomainSettings(Settings):
+    """Reference values of one TDX trust domain. MRTD measures the firmware alone; RTMR1 and RTMR2 what it starts."""
+
+    mrtd: TdMeasurement = Field(description="the trust domain's firmware, 48 bytes in hexadecimal")
+    rtmr0: TdMeasurement | None = Field(None, description="the firmware's configuration, 48 bytes in hexadecimal")
+    rtmr1: TdMeasurement | None = Field(None, description="boot loader and kernel, 48 bytes in hexadecimal")
+    rtmr2: TdMeasurement | None = Field(None, description="command line and initial file system, 48 bytes likewise")
+    rtmr3: TdMeasurement | None = Field(None, description="what the guest itself measures, 48 bytes in hexadecimal")
+    mr_config_id: TdMeasurement | None = Field(None, description="the owner's configuration, 48 bytes in hexadecimal")
+    mr_owner: TdMeasurement | None = Field(None, description="the owner, 48 bytes in hexadecimal")
+    mr_owner_config: TdMeasurement | None = Field(None, description="likewise, 48 bytes in hexadecimal")
+    td_attributes: TdFlags | None = Field(None, description="exactly these attributes, 8 bytes in hexadecimal")
+    xfam: TdFlags | None = Field(None, description="exactly these processor features, 8 bytes in hexadecimal")
+
+    _given = field_validator("*", mode="before")(_given)
+
+    @field_validator("td_attributes")
+    @classmethod
+    def _not_debug(cls, value: bytes | None) -> bytes | None:
+        if value is not None and value[0] & 1:
+            raise ValueError("has the debug bit: the host reads such a trust domain's memory, and none is accepted")
+        return value
+
+
 class PolicyDocument(Settings):
     """An appraisal policy as it stands in a file."""
 
-    tee: Literal["sgx", "simulated"] = Field(description="the kind of platform")
+    tee: Literal["sgx", "tdx", "simulated"] = Field(description="the kind of platform")
     trust_root: RelativePath | None = Field(
         None, validate_default=True, description="the root certificate in PEM; Intel's if not given"
     )
-    collateral: RelativePath = Field(description="the file with the collateral")
+    collateral: CollateralSettings = Field(description="the file with the collateral, or the service that has it")
     enclaves: tuple[EnclaveReference, ...] = Field(
-        description="the enclaves that are accepted; without a measurement any enclave would be"
+        (), validate_default=True, description="the enclaves that are accepted, for tee: sgx and simulated"
+    )
+    trust_domains: tuple[TrustDomainSettings, ...] = Field(
+        (), validate_default=True, description="the trust domains that are accepted, for tee: tdx"
     )
     tcb_statuses: tuple[TcbStatus, ...] = Field(
         ("UpToDate",), description="the TCB statuses accepted; UpToDate always is"
@@ -104,11 +135,23 @@ class PolicyDocument(Settings):
             raise ValueError("is needed for tee: simulated, whose platforms are not under Intel's root")
         return value
 
-    @field_validator("enclaves")
+    @field_validator("enclaves", "trust_domains", mode="before")
     @classmethod
-    def _some_enclave(cls, value: tuple[EnclaveReference, ...]) -> tuple[EnclaveReference, ...]:
-        if not value:
-            raise ValueError("must name at least one enclave")
+    def _some_measurement(cls, value: Any, info: ValidationInfo) -> Any:
+        domains = info.field_name == "trust_domains"
+        tee = info.data.get("tee")
+        if domains != (tee == "tdx"):
+            if isinstance(value, tuple | list) and not value:
+                return ()
+            if tee is None:
+                return value
+            wanted = "enclaves" if domains else "trust_domains"
+            raise ValueError(f"is not for tee: {tee}, which has {wanted}")
+        what = "trust domain" if domains else "enclave"
+        if value == ():  # the default: the setting is not in the file
+            raise ValueError(f"is missing (the {what}s that are accepted; without a measurement any would be)")
+        if isinstance(value, list | tuple) and not value:
+            raise ValueError(f"must name at least one {what}")
         return value
 
     @field_validator("tcb_statuses", mode="before")
@@ -124,8 +167,8 @@ class PolicyDocument(Settings):
         tee = info.data.get("tee")
         if tee == "simulated" and not value:
             raise ValueError("must be true for tee: simulated, which protects nothing")
-        if tee == "sgx" and value:
-            raise ValueError("must not be true for tee: sgx")
+        if tee in {"sgx", "tdx"} and value:
+            raise ValueError(f"must not be true for tee: {tee}")
         return value
 
     @field_validator("insecure_accept_debug")

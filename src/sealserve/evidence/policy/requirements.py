@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from sealserve.errors import ConfigurationError
 from sealserve.evidence.errors import EvidenceRefusedError, SimulatedEvidenceRefusedError
+from sealserve.evidence.policy.trust_domains import TrustDomainReference
 from sealserve.evidence.verified import VerifiedEvidence
 from sealserve.logs import event, get_logger
 
@@ -151,17 +152,17 @@ class MrSigner:
 class PlatformKind:
     """The kind of platform.
 
-    :param tee: ``sgx`` never means a simulated platform; ``simulated`` means nothing else.
+    :param tee: ``sgx`` and ``tdx`` never mean a simulated platform; ``simulated`` means nothing else.
     :param insecure_accept_simulated_platform: must be said for ``simulated``; every use is logged.
     """
 
-    tee: Literal["sgx", "simulated"]
+    tee: Literal["sgx", "tdx", "simulated"]
     insecure_accept_simulated_platform: bool = False
     step: str = "platform"
 
     def verify(self, evidence: VerifiedEvidence) -> str:
         """Judge TEE and simulation."""
-        if evidence.tee != "sgx":
+        if evidence.tee != ("tdx" if self.tee == "tdx" else "sgx"):
             raise EvidenceRefusedError([f"the evidence is of a {evidence.tee} TEE, and the policy is for {self.tee}"])
         if evidence.simulated:
             if self.tee != "simulated" or not self.insecure_accept_simulated_platform:
@@ -174,7 +175,8 @@ class PlatformKind:
             raise EvidenceRefusedError(
                 ["the evidence comes from a real platform, and the policy is for simulated ones"]
             )
-        return "SGX"
+        name = evidence.tee.upper()
+        return f"{name}, under a root of the operator's own, which is not Intel's" if evidence.own_root else name
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ class OneOfMachines:
 def measures(requirement: Requirement) -> bool:
     """Whether a requirement pins a measurement, whichever of its alternatives is met."""
     match requirement:
-        case MrEnclave() | MrSigner():
+        case MrEnclave() | MrSigner() | TrustDomainReference():
             return True
         case AnyOf():
             return all(measures(item) for item in requirement.requirements)
