@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from sqlalchemy.exc import OperationalError
 
+from sealserve.broker.administration import BrokerAdministration
 from sealserve.broker.client import Grant, request_grant
 from sealserve.broker.messages import (
     ALPN,
@@ -30,18 +34,28 @@ from sealserve.broker.messages import (
 )
 from sealserve.broker.server import Broker
 from sealserve.broker.settings import BrokerSettings
+from sealserve.broker.store import GrantDocument, Store, StoredPolicy, audit_table
 from sealserve.evidence import SimulatedAttester, SimulatedEnclave, create_simulated_platform
 from sealserve.files import write_atomically
 from sealserve.ratls import TlsIdentity, create_identity
 from sealserve.ratls.certificate import LEGACY_QUOTE
 from sealserve.ratls.contexts import SignedByAuthority, client_context
 from sealserve.ratls.stream import TlsStream, connect
+from sealserve.secret import Secret
 
 ENCLAVE = SimulatedEnclave(mrenclave=b"\x11" * 32, mrsigner=b"\x22" * 32)
 OTHER_ENCLAVE = SimulatedEnclave(mrenclave=b"\x99" * 32, mrsigner=b"\x22" * 32)
 WRAP_KEY = bytes(range(0x40, 0x50))
 SECOND_KEY = bytes(range(0x60, 0x70))
 DIGEST = "ab" * 32
+MODEL = {"name": "digits", "version": 7, "digest": DIGEST, "mount": "/models/digits", "key": "wrap"}
+GRANT = {
+    "deployment": "digits",
+    "policy": "policy",
+    "keys": {"wrap": 3, "second": 1},
+    "model": MODEL,
+    "arguments": {"threads": "2"},
+}
 
 
 @dataclass(frozen=True)
@@ -98,13 +112,29 @@ class Place:
     def platform(self) -> Path:
         return self.directory / "platform"
 
+    def settings(self) -> BrokerSettings:
+        return BrokerSettings.load(self.write())
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Store]:
+        with self.settings().open_store() as store:
+            yield store
+
+    @contextlib.contextmanager
+    def administration(self) -> Iterator[BrokerAdministration]:
+        with self.store() as store:
+            yield BrokerAdministration(store, actor="test")
+
     @property
-    def audit(self) -> Path:
-        return self.directory / "audit.jsonl"
+    def chain(self) -> list[dict[str, Any]]:
+        """All records of the audit chain."""
+        with self.store() as store, store.audit_lines() as lines:
+            return [json.loads(line) for line in lines]
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+        """The decisions."""
+        return [record for record in self.chain if record["event"] == "decision"]
 
     def attester(self, enclave: SimulatedEnclave = ENCLAVE) -> SimulatedAttester:
         return SimulatedAttester(self.platform, enclave)
@@ -114,12 +144,15 @@ class Place:
         path.write_text(json.dumps(self.document, indent=1))  # JSON is YAML
         return path
 
-    def settings(self) -> BrokerSettings:
-        return BrokerSettings.load(self.write())
+    def put(self, **changes: Any) -> None:
+        """Write the grant that this place has from the start, with changes, into the store."""
+        with self.administration() as administration:
+            administration.put_grant(GrantDocument.model_validate(GRANT | changes))
 
-    def grant(self, index: int = 0) -> dict[str, Any]:
-        grant: dict[str, Any] = self.document["grants"][index]
-        return grant
+    def put_policy(self, name: str = "policy") -> None:
+        """Take the file ``name``.yaml over into the store."""
+        with self.administration() as administration:
+            administration.put_policy(StoredPolicy.from_file(name, self.directory / f"{name}.yaml"))
 
     def add_policy(self, name: str, *enclaves: SimulatedEnclave) -> None:
         policy = {
@@ -132,32 +165,41 @@ class Place:
         (self.directory / name).write_text(json.dumps(policy))
 
 
-def make_place(directory: Path) -> Place:
+def make_place(directory: Path, *, store: str = "broker.db") -> Place:
     create_simulated_platform(directory / "platform")
     authority = Authority()
     issued = authority.issue()
     write_atomically(directory / "broker.pem", issued.certificate.public_bytes(Encoding.PEM))
     write_atomically(directory / "broker.key", issued.key_pem, mode=0o600)
-    write_atomically(directory / "wrap.key", WRAP_KEY, mode=0o600)
-    write_atomically(directory / "second.key", SECOND_KEY, mode=0o600)
     document = {
         "listen": "127.0.0.1:0",
         "certificate": "broker.pem",
         "private_key": "broker.key",
-        "audit": "audit.jsonl",
-        "grants": [
-            {
-                "deployment": "digits",
-                "policy": "policy.yaml",
-                "keys": {"wrap": {"file": "wrap.key", "version": 3}, "second": {"file": "second.key"}},
-                "model": {"name": "digits", "version": 7, "digest": DIGEST, "mount": "/models/digits", "key": "wrap"},
-                "arguments": {"threads": "2"},
-            }
-        ],
+        "store": store,
+        "master_key": "master.key",
     }
     place = Place(directory, authority, document)
     place.add_policy("policy.yaml", ENCLAVE)
+    place.settings().create_store(actor="test").close()
+    place.put_policy()
+    with place.administration() as administration:
+        administration.import_key("wrap", Secret(WRAP_KEY), version=3)
+        administration.import_key("second", Secret(SECOND_KEY))
+    place.put()
     return place
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Records are written, and then there is no space to commit them."""
+    real = audit_table.append
+
+    def append(*arguments: Any, **options: Any) -> Any:
+        real(*arguments, **options)
+        raise OperationalError("INSERT", None, sqlite3.OperationalError("database or disk is full"))
+
+    with mock.patch.object(audit_table, "append", append):
+        yield
 
 
 @contextlib.asynccontextmanager
@@ -190,6 +232,7 @@ async def ask(
     attester: Any = None,
     deployment: str = "digits",
     keys: tuple[str, ...] = (),
+    timeout: float = 10,  # noqa: ASYNC109 - as the client has it
 ) -> Grant:
     return await request_grant(
         [name_of(broker)],
@@ -198,7 +241,7 @@ async def ask(
         attester=attester or place.attester(),
         deployment=deployment,
         keys=keys,
-        timeout=10,
+        timeout=timeout,
     )
 
 

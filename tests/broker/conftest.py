@@ -19,7 +19,9 @@ def master_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def place(master_place: Place, tmp_path: Path) -> Place:
     """A place of one's own, to change."""
     shutil.copytree(master_place.directory, tmp_path, dirs_exist_ok=True)
-    return Place(tmp_path, master_place.authority, copy.deepcopy(master_place.document))
+    place = Place(tmp_path, master_place.authority, copy.deepcopy(master_place.document))
+    place.put_policy()  # its collateral is in another directory now
+    return place
 
 
 @pytest.fixture(scope="session")

@@ -1,65 +1,70 @@
+"""The audit chain: whoever changes it is found out."""
+
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealserve.broker.audit import (
-    FIRST,
-    AuditInUseError,
-    AuditLog,
-    AuditTamperedError,
-    AuditUnavailableError,
-    verify_audit,
-)
-from sealserve.errors import ConfigurationError, InputError
+from sealserve.broker.audit import FIRST, AuditTamperedError, line_hash, make_line, sign_head, verify_chain
+from sealserve.broker.audit_export import read_public_key, verify_export
+from sealserve.errors import InputError
+
+KEY = Ed25519PrivateKey.generate()
+PUBLIC = KEY.public_key()
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "audit.jsonl"
+def chain(count: int, *, every: int = 0, key: Ed25519PrivateKey = KEY) -> list[bytes]:
+    """``count`` records, with a checkpoint after each ``every``."""
+    lines: list[bytes] = []
+    head = FIRST
 
+    def add(record: dict[str, object]) -> None:
+        nonlocal head
+        lines.append(make_line(len(lines) + 1, head, record))
+        head = line_hash(lines[-1])
 
-def written(path: Path, count: int = 5) -> Path:
-    log = AuditLog(path)
     for number in range(count):
-        log.append({"event": "decision", "number": number})
-    log.close()
-    return path
+        add({"event": "decision", "number": number})
+        if every and (number + 1) % every == 0:
+            add({"event": "checkpoint", "signature": sign_head(key, len(lines), head)})
+    return lines
 
 
-def test_records_are_chained_by_the_hash_of_the_line_before(path: Path) -> None:
-    lines = written(path).read_bytes().splitlines()
+def rewritten(lines: list[bytes], key: Ed25519PrivateKey | None = None) -> list[bytes]:
+    """The same records, chained anew by somebody who knows how, and signed by another key if at all."""
+    out: list[bytes] = []
+    head = FIRST
+    for line in lines:
+        record = json.loads(line) | {"sequence": len(out) + 1, "previous": head}
+        if key is not None and record["event"] == "checkpoint":
+            record["signature"] = sign_head(key, len(out), head)
+        out.append(json.dumps(record, separators=(",", ":")).encode())
+        head = line_hash(out[-1])
+    return out
+
+
+def test_records_are_chained_by_the_hash_of_the_line_before() -> None:
+    lines = chain(5)
     previous = FIRST
     for number, line in enumerate(lines, 1):
         record = json.loads(line)
         assert (record["sequence"], record["previous"], record["number"]) == (number, previous, number - 1)
         previous = hashlib.sha256(line).hexdigest()
-    summary = verify_audit(path)
-    assert (summary.records, summary.head, summary.torn) == (5, previous, b"")
+    summary = verify_chain(lines, public_key=None)
+    assert (summary.records, summary.head, summary.signed) == (5, previous, 0)
 
 
-def test_the_file_is_private(path: Path) -> None:
-    assert stat.S_IMODE(written(path).stat().st_mode) == 0o600
-
-
-def test_a_log_goes_on_where_it_ended(path: Path) -> None:
-    written(path)
-    written(path)
-    assert verify_audit(path).records == 10
-
-
-def test_a_record_cannot_break_a_line(path: Path) -> None:
-    log = AuditLog(path)
-    log.append({"detail": 'line\nbreak\r\u2028 "quoted" \x00'})
-    log.close()
-    assert verify_audit(path).records == 1
+def test_a_record_cannot_break_a_line() -> None:
+    line = make_line(1, FIRST, {"detail": 'line\nbreak\r\u2028 "quoted" \x00'})
+    assert b"\n" not in line
+    assert b"\0" not in line
+    assert verify_chain([line], public_key=None).records == 1
 
 
 def tampered(lines: list[bytes]) -> dict[str, list[bytes]]:
@@ -78,116 +83,82 @@ def tampered(lines: list[bytes]) -> dict[str, list[bytes]]:
 
 
 @pytest.mark.parametrize("how", tampered([b"", b""]))
-def test_a_changed_log_is_noticed_and_not_continued(path: Path, how: str) -> None:
-    lines = written(path).read_bytes().splitlines()
-    path.write_bytes(b"\n".join(tampered(lines)[how]) + b"\n")
-    with pytest.raises(AuditTamperedError) as caught:
-        verify_audit(path)
-    assert "line " in str(caught.value)
+def test_a_changed_chain_is_noticed(how: str) -> None:
+    with pytest.raises(AuditTamperedError, match="record "):
+        verify_chain(tampered(chain(5))[how], public_key=None)
+
+
+def test_a_chain_that_was_written_anew_is_noticed_by_its_checkpoints() -> None:
+    lines = chain(6, every=3)
+    summary = verify_chain(lines, public_key=PUBLIC)
+    assert (summary.checkpoints, summary.signed) == (2, 7)
+    forgeries = {
+        "edited": [lines[0].replace(b'"number":0', b'"number":9'), *lines[1:]],
+        "removed": [lines[0], *lines[2:]],
+        "swapped": [lines[1], lines[0], *lines[2:]],
+        "a checkpoint moved": [*lines[:2], lines[3], lines[2], *lines[4:]],
+    }
+    for name, forgery in forgeries.items():
+        anew = rewritten(forgery)
+        assert verify_chain(anew, public_key=None), name
+        with pytest.raises(AuditTamperedError, match="checkpoint"):
+            verify_chain(anew, public_key=PUBLIC)
+        with pytest.raises(AuditTamperedError, match="checkpoint"):
+            verify_chain(rewritten(forgery, Ed25519PrivateKey.generate()), public_key=PUBLIC)
+
+
+@pytest.mark.parametrize("signature", ["", "zz", "00" * 64, None, 5, ["00"]])
+def test_what_is_no_signature_is_no_checkpoint(signature: object) -> None:
+    lines = chain(3)
+    lines.append(make_line(4, line_hash(lines[-1]), {"event": "checkpoint", "signature": signature}))
     with pytest.raises(AuditTamperedError):
-        AuditLog(path)
+        verify_chain(lines, public_key=PUBLIC)
 
 
-@pytest.fixture(scope="module")
-def three_records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    path = written(tmp_path_factory.mktemp("audit") / "audit.jsonl", 3)
-    return path, path.read_bytes()
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_changed_byte_is_noticed_by_who_kept_the_hash(data: st.DataObject) -> None:
+    lines = [bytearray(line) for line in chain(3)]
+    head = line_hash(bytes(lines[-1]))
+    line = data.draw(st.sampled_from(lines))
+    line[data.draw(st.integers(0, len(line) - 1))] ^= data.draw(st.integers(1, 255))
+    # A change in the last line shows to them only.
+    with pytest.raises(AuditTamperedError):
+        verify_chain([bytes(line) for line in lines], public_key=PUBLIC, must_contain=head)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_any_changed_byte_is_noticed_by_who_kept_the_hash(
-    three_records: tuple[Path, bytes], data: st.DataObject
-) -> None:
-    path, original = three_records
-    head = hashlib.sha256(original.splitlines()[-1]).hexdigest()
-    content = bytearray(original)
-    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(content)
-    # A change in the last line shows to them only.
+@given(st.permutations(range(5)))
+def test_no_other_order_is_accepted(order: list[int]) -> None:
+    lines = chain(5)
+    if order == sorted(order):
+        assert verify_chain(lines, public_key=None).records == 5
+    else:
+        with pytest.raises(AuditTamperedError):
+            verify_chain([lines[index] for index in order], public_key=None)
+
+
+def test_lines_missing_at_the_end_are_noticed_by_who_kept_a_hash() -> None:
+    lines = chain(5)
+    assert verify_chain(lines[:3], public_key=None).records == 3
+    assert verify_chain(lines[:3], public_key=None, must_contain=line_hash(lines[1])).records == 3
     with pytest.raises(AuditTamperedError):
-        verify_audit(path, must_contain=head)
+        verify_chain(lines[:3], public_key=None, must_contain=line_hash(lines[4]))
 
 
-def test_lines_missing_at_the_end_are_noticed_by_who_kept_a_hash(path: Path) -> None:
-    lines = written(path).read_bytes().splitlines(keepends=True)
-    head, earlier = verify_audit(path).head, hashlib.sha256(lines[1][:-1]).hexdigest()
-    path.write_bytes(b"".join(lines[:3]))
-    assert verify_audit(path).records == 3
-    assert verify_audit(path, must_contain=earlier).records == 3
-    with pytest.raises(AuditTamperedError):
-        verify_audit(path, must_contain=head)
-
-
-def test_a_write_that_a_crash_cut_short_is_taken_back_and_noted(path: Path) -> None:
-    content = written(path).read_bytes()
-    torn = content + b'{"sequence":6,"prev'
-    path.write_bytes(torn)
-    assert verify_audit(path).torn == b'{"sequence":6,"prev'
-    AuditLog(path).close()
-    last = json.loads(path.read_bytes().splitlines()[-1])
-    assert (last["sequence"], last["event"], last["torn_bytes"]) == (6, "recovered", 19)
-    assert last["torn_sha256"] == hashlib.sha256(b'{"sequence":6,"prev').hexdigest()
-    assert verify_audit(path).records == 6
-
-
-def test_a_record_that_does_not_fit_is_taken_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = AuditLog(path)
-    log.append({"number": 0})
-    head = log.head
-    real = os.write
-
-    def write(descriptor: int, data: memoryview) -> int:
-        if len(data) > 10:
-            return real(descriptor, data[:10])
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("sealserve.broker.audit.os.write", write)
-        with pytest.raises(AuditUnavailableError, match="No space left") as caught:
-            log.append({"number": 1})
-    assert caught.value.exit_code == 6
-    assert caught.value.hint
-    assert log.head == head == verify_audit(path).head
-    log.append({"number": 2})
-    log.close()
-    assert verify_audit(path).records == 2
-
-
-def test_a_record_that_cannot_be_taken_back_ends_all_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(5, "Input/output error")
-
-    log = AuditLog(path)
-    with monkeypatch.context() as patch:
-        patch.setattr("sealserve.broker.audit.os.fsync", fail)
-        patch.setattr("sealserve.broker.audit.os.ftruncate", fail)
-        with pytest.raises(AuditUnavailableError):
-            log.append({"number": 1})
-    with pytest.raises(AuditUnavailableError, match="cannot be taken back"):
-        log.append({"number": 2})
-    log.close()
-    with pytest.raises(AuditUnavailableError):
-        log.append({"number": 3})
-
-
-def test_two_brokers_do_not_write_one_log(path: Path) -> None:
-    log = AuditLog(path)
-    with pytest.raises(AuditInUseError):
-        AuditLog(path)
-    log.close()
-    AuditLog(path).close()
-
-
-def test_a_path_that_cannot_be_a_log_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_ends_in_the_middle_of_a_line_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(b"\n".join(chain(3)))
+    with pytest.raises(AuditTamperedError, match="cut"):
+        verify_export(path, public_key=None)
+    path.write_bytes(b"\n".join(chain(3)) + b"\n")
+    assert verify_export(path, public_key=None).records == 3
     with pytest.raises(InputError):
-        AuditLog(tmp_path / "missing" / "audit.jsonl")
-    with pytest.raises(InputError):
-        AuditLog(tmp_path)
-    with pytest.raises(ConfigurationError):
-        AuditLog(Path("/dev/full"))
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigurationError):
-        AuditLog(tmp_path / "pipe")
-    with pytest.raises(InputError):
-        verify_audit(tmp_path / "missing.jsonl")
+        verify_export(tmp_path / "missing", public_key=None)
+
+
+def test_what_is_no_public_key_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_text("no key")
+    with pytest.raises(InputError, match="Ed25519"):
+        read_public_key(path)

@@ -18,6 +18,7 @@ from sealserve.broker.messages import (
     Hello,
     Key,
     Model,
+    Previous,
     Refused,
     Request,
     decode,
@@ -25,6 +26,7 @@ from sealserve.broker.messages import (
     encode,
 )
 from sealserve.broker.settings import BrokerSettings
+from sealserve.broker.store import GrantDocument
 from sealserve.ratls import broker_report_data
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "broker-protocol.md").read_text()
@@ -44,6 +46,17 @@ def test_every_message_is_encoded_as_the_vectors_show() -> None:
             model=model,
             arguments={"threads": "2"},
         ),
+        Granted(
+            decision="0123456789abcdef",
+            keys={"wrap": Key(version=4, value=bytes(16))},
+            model=model,
+            revision=9,
+            refresh=300,
+            previous=Previous(
+                model=model.model_copy(update={"version": 6, "digest": b"\xcd" * 32}),
+                key=Key(version=3, value=bytes([1]) * 16),
+            ),
+        ),
     ]
     for message in messages:
         assert encode(message).hex() in WRITTEN
@@ -58,6 +71,11 @@ def test_the_vectors_are_read_back() -> None:
     assert decode(decode(vectors["evidence"], Evidence).request, Request).keys == ["wrap"]
     assert isinstance(decode_answer(vectors["refused"]), Refused)
     assert isinstance(decode_answer(vectors["granted"]), Granted)
+    switched = decode_answer(vectors["switched"])
+    assert isinstance(switched, Granted)
+    assert (switched.revision, switched.refresh) == (9, 300)
+    assert switched.previous
+    assert switched.previous.key.version == 3
 
 
 @pytest.mark.parametrize("fact", [ALPN, f"{MAX_HELLO:,}", f"{MAX_EVIDENCE:,}", f"{MAX_ANSWER:,}"])
@@ -65,11 +83,22 @@ def test_names_and_limits_are_the_codes(fact: str) -> None:
     assert fact in DOCUMENT
 
 
+def examples() -> list[str]:
+    return re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
 def test_the_example_configuration_is_valid(place: Place) -> None:
-    example = re.search(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
-    assert example
     path = place.directory / "example.yaml"
-    path.write_text(example[1])
+    path.write_text(examples()[0])
     settings = BrokerSettings.load(path)
     assert settings.limits == type(settings.limits)()
-    assert settings.grants[0].policy == place.directory / "policy.yaml"
+    assert settings.store == str(place.directory / "broker.db")
+
+
+def test_the_example_grant_is_valid(place: Place) -> None:
+    path = place.directory / "grant.yaml"
+    path.write_text(examples()[1])
+    document = GrantDocument.load(path)
+    assert document.refresh_seconds == GrantDocument.model_fields["refresh_seconds"].default
+    with place.administration() as administration:
+        administration.put_grant(document)

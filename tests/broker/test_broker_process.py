@@ -87,7 +87,7 @@ def test_a_broker_serves_until_it_is_told_to_stop(
         code, log = process.end(number)
     assert code == 0
     events = {entry["event"]: entry for entry in log}
-    assert {"audit-opened", "broker-listening", "grant-released", "broker-stopped"} <= set(events)
+    assert {"store-opened", "broker-listening", "grant-released", "broker-stopped"} <= set(events)
     assert events["grant-released"]["decision"] == grant.decision
     assert WRAP_KEY.hex() not in json.dumps(log)
 
@@ -112,7 +112,7 @@ def tickets_from(port: int) -> bool:
 
 def test_a_broker_process_sends_no_session_tickets(place: Place, tmp_path: Path) -> None:
     """Enclaves of Gramine 1.8 fail with a TLS 1.3 server that sends them."""
-    place.grant()["version_1"] = {"key": "wrap"}
+    place.put(version_1={"key": "wrap"})
     with broker_process(place, tmp_path) as process:
         assert not tickets_from(process.port)
         _, log = process.end()
@@ -129,9 +129,10 @@ def test_a_full_disk_stops_releases_and_loses_nothing(place: Place, identity: Tl
     with broker_process(place, tmp_path) as process:
         first = process.fetch(identity)
         limits = resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, (place.audit.stat().st_size + 50, limits[1]))
+        full = (place.directory / "broker.db-wal").stat().st_size + 50
+        resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, (full, limits[1]))
         with pytest.raises(BrokersUnavailableError, match="cannot decide now"):
-            process.fetch(identity, timeout=3)
+            process.fetch(identity, timeout=1)
         resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, limits)
         second = process.fetch(identity)
         process.end()
@@ -177,36 +178,51 @@ def test_check_says_what_is_granted_and_what_is_wrong(place: Place) -> None:
             "protocols": [2],
         }
     ]
-    assert not place.audit.exists()
-    place.grant()["model"]["key"] = "third"
+    assert place.records == []
+    (place.directory / "master.key").write_bytes(bytes(32))
     done = run("check", "-f", place.write())
-    assert done.returncode == 3
-    assert "third" in done.stderr
+    assert done.returncode == 4
+    assert "master key" in done.stderr
 
 
-def verify(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
-        main(["broker", "audit", "verify", *(str(argument) for argument in arguments)])
+        main(["broker", *(str(argument) for argument in arguments)])
     shown = capsys.readouterr()
     assert isinstance(ended.value.code, int)
     return ended.value.code, shown.out, shown.err
 
 
-def test_the_audit_log_is_verified_from_the_command_line(
+def test_the_audit_log_is_verified_in_the_store_and_as_a_file(
     place: Place, identity: TlsIdentity, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with broker_process(place, tmp_path) as process:
         for _ in range(3):
             process.fetch(identity)
         _, log = process.end()
+    settings = ("-f", place.write())
     heads = [entry["audit_head"] for entry in log if entry["event"] == "grant-released"]
-    code, out, _ = verify(capsys, place.audit, "--json", "--head", heads[1])
-    assert (code, json.loads(out)) == (0, {"records": 3, "head": heads[2], "torn_bytes": 0})
-    lines = place.audit.read_text().splitlines(keepends=True)
-    place.audit.write_text("".join(lines[:2]))
-    assert verify(capsys, place.audit)[0] == 0
-    assert verify(capsys, place.audit, "--head", heads[2])[0] == 4
-    place.audit.write_text("".join(lines[1:]))
-    code, _, errors = verify(capsys, place.audit)
+    code, out, _ = command(capsys, "audit", "verify", *settings, "--json", "--head", heads[2])
+    found = json.loads(out)
+    assert (code, found["records"], found["signatures_verified"]) == (0, len(place.chain), True)
+    assert found["signed"] == found["records"] - 1, "a broker signs the end when it stops"
+
+    exported, key = tmp_path / "export.jsonl", tmp_path / "audit.pem"
+    assert command(capsys, "audit", "export", exported, *settings)[0] == 0
+    assert exported.stat().st_mode & 0o777 == 0o600
+    key.write_text(command(capsys, "audit", "public-key", *settings)[1])
+    code, out, _ = command(capsys, "audit", "verify", exported, "--public-key", key, "--json", "--head", heads[1])
+    assert (code, json.loads(out)["signatures_verified"]) == (0, True)
+    code, out, _ = command(capsys, "audit", "verify", exported)
+    assert "not verified" in out
+
+    lines = exported.read_text().splitlines(keepends=True)
+    exported.write_text("".join(lines[:-4]))
+    assert command(capsys, "audit", "verify", exported, "--public-key", key)[0] == 0
+    assert command(capsys, "audit", "verify", exported, "--head", heads[2])[0] == 4
+    exported.write_text("".join(lines[1:]))
+    code, _, errors = command(capsys, "audit", "verify", exported)
     assert code == 4
-    assert "line 1" in errors
+    assert "record 1" in errors
+    exported.write_text("".join(lines)[:-1])
+    assert command(capsys, "audit", "verify", exported)[0] == 4

@@ -18,6 +18,7 @@ from broker_parties import (
     SECOND_KEY,
     WRAP_KEY,
     Place,
+    full_disk,
     in_loop,
     new_identity,
     rsa_identity,
@@ -94,7 +95,7 @@ async def provision(broker: Broker, identity: TlsIdentity | None, **options: Any
 
 @pytest.fixture
 def place(place: Place) -> Place:
-    place.grant()["version_1"] = {"key": "wrap"}
+    place.put(version_1={"key": "wrap"})
     return place
 
 
@@ -147,7 +148,7 @@ def test_a_key_on_secp256r1_does_as_well(place: Place, identity: TlsIdentity) ->
 
 def test_a_key_can_be_sent_as_the_text_that_early_gramine_expects(place: Place, identity: TlsIdentity) -> None:
     async def body() -> None:
-        place.grant()["version_1"] = {"key": "second", "encoding": "hex"}
+        place.put(version_1={"key": "second", "encoding": "hex"})
         async with running(place) as broker:
             assert await provision(broker, identity) == answer(SECOND_KEY.hex().encode() + b"\0")
 
@@ -156,10 +157,9 @@ def test_a_key_can_be_sent_as_the_text_that_early_gramine_expects(place: Place, 
 
 def test_which_key_an_enclave_gets_follows_from_the_policy_that_accepts_it(place: Place, identity: TlsIdentity) -> None:
     async def body() -> None:
-        place.document["grants"].append(
-            {**place.grant(), "deployment": "letters", "policy": "letters.yaml", "version_1": {"key": "second"}}
-        )
         place.add_policy("letters.yaml", OTHER_ENCLAVE)
+        place.put_policy("letters")
+        place.put(deployment="letters", policy="letters", version_1={"key": "second"})
         async with running(place) as broker:
             assert await provision(broker, identity) == answer(WRAP_KEY)
             assert await provision(broker, new_identity(place, OTHER_ENCLAVE)) == answer(SECOND_KEY)
@@ -249,7 +249,7 @@ def test_enclaves_that_no_grant_accepts_get_nothing(place: Place, identity: TlsI
 
 def test_a_grant_speaks_version_1_only_if_it_says_so(place: Place, identity: TlsIdentity) -> None:
     async def body() -> None:
-        del place.grant()["version_1"]
+        place.put()
         async with running(place) as broker:
             await expect_nothing(place, broker, identity, "no-grant-accepts")
 
@@ -258,8 +258,9 @@ def test_a_grant_speaks_version_1_only_if_it_says_so(place: Place, identity: Tls
 
 def test_evidence_that_two_grants_accept_is_refused(place: Place, identity: TlsIdentity) -> None:
     async def body() -> None:
-        place.document["grants"].append({**place.grant(), "deployment": "letters", "policy": "both.yaml"})
         place.add_policy("both.yaml", ENCLAVE, OTHER_ENCLAVE)
+        place.put_policy("both")
+        place.put(deployment="letters", policy="both", version_1={"key": "wrap"})
         async with running(place) as broker:
             await expect_nothing(place, broker, identity, "ambiguous-grant")
             assert "digits, letters" in place.records[-1]["detail"]
@@ -291,16 +292,11 @@ def test_a_client_that_never_asks_is_cut_off(place: Place, identity: TlsIdentity
     in_loop(body)
 
 
-def test_no_key_is_sent_while_the_audit_log_cannot_be_written(
-    place: Place, identity: TlsIdentity, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fsync(_descriptor: int) -> None:
-        raise OSError(5, "Input/output error")
-
+def test_no_key_is_sent_while_the_audit_log_cannot_be_written(place: Place, identity: TlsIdentity) -> None:
     async def body() -> None:
         async with running(place) as broker:
-            monkeypatch.setattr("sealserve.broker.audit.os.fsync", fsync)
-            assert await provision(broker, identity) == b""
-        assert place.audit.read_bytes() == b""
+            with full_disk():
+                assert await provision(broker, identity) == b""
+        assert place.records == []
 
     in_loop(body)

@@ -20,7 +20,7 @@ from sealserve.local.prepare import (
     prepare_platform,
     prepare_policies,
 )
-from sealserve.sealing import open_sealed_model, read_wrap_key
+from sealserve.sealing import open_sealed_model
 
 BROKER = Address("127.0.0.1", 4433)
 
@@ -48,11 +48,13 @@ def test_the_sealed_model_opens_under_the_key_and_the_digest_that_the_broker_gra
     deployment: Deployment, layout: Layout
 ) -> None:
     model = _prepare(deployment, layout)
-    settings = BrokerSettings.load(layout.broker_configuration)
-    granted = settings.grants[0]
+    with BrokerSettings.load(layout.broker_configuration).open_store() as store:
+        (stored,) = store.load().grants.values()
+        granted = stored.document
+        value = store.value(store.load().keys[granted.model.key, granted.keys[granted.model.key]])
     assert granted.deployment == "mine"
     assert (granted.model.name, granted.model.version, granted.model.mount) == ("double", 1, "/models/double")
-    with read_wrap_key(granted.keys[granted.model.key].file) as key:
+    with value as key:
         digest = bytes.fromhex(granted.model.digest)
         sealed = open_sealed_model(layout.sealed_model, key, mount=granted.model.mount, expected_digest=digest)
         plain = (deployment.model.path / "1" / "saved_model.pb").read_bytes()
@@ -71,7 +73,7 @@ def test_the_policies_name_the_measurement_and_the_clients_own_root(deployment: 
 
 def test_what_is_private_is_readable_by_its_owner_only(deployment: Deployment, layout: Layout) -> None:
     _prepare(deployment, layout)
-    for path in (layout.wrap_key, layout.authority_key, layout.broker_key):
+    for path in (layout.wrap_key, layout.authority_key, layout.broker_key, layout.store, layout.master_key):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     for directory in (layout.root, layout.owner, layout.platform, layout.client):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -94,7 +96,10 @@ def test_a_second_run_keeps_keys_certificates_and_the_sealed_model(deployment: D
     _prepare(deployment, layout)
     kept = [layout.wrap_key, layout.authority, layout.broker_certificate, layout.sealed_model / "1" / "saved_model.pb"]
     before = [path.read_bytes() for path in kept]
-    assert not _prepare(deployment, layout).newly_sealed
+    with BrokerSettings.load(layout.broker_configuration).open_store() as store:
+        mark = store.mark()
+        assert not _prepare(deployment, layout).newly_sealed
+        assert store.mark() == mark
     assert [path.read_bytes() for path in kept] == before
 
 
@@ -120,6 +125,8 @@ def test_a_new_key_seals_anew(deployment: Deployment, layout: Layout) -> None:
     _prepare(deployment, layout)
     layout.wrap_key.unlink()
     assert _prepare(deployment, layout).newly_sealed
+    with BrokerSettings.load(layout.broker_configuration).open_store() as store:
+        assert store.load().grants["mine"].document.keys == {"model": 2}
 
 
 def test_a_damaged_sealed_model_is_replaced(deployment: Deployment, layout: Layout) -> None:

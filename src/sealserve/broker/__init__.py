@@ -8,10 +8,10 @@ protocols share a port and are told apart by ALPN:
   the TLS session and the request.
 - version 1, Gramine's secret provisioning, for enclaves that nobody changes.
 
-The host that an enclave runs on, the network, and whoever connects are not trusted. What is: this process, its files,
-and the trust roots that the policies name. Every decision is on disk, in a hash-chained audit log, before a key
-leaves; when it cannot be written, no key leaves. A stranger learns that it was refused, and the broker's log says
-why.
+The host that an enclave runs on, the network, and whoever connects are not trusted, nor is the database
+(:mod:`sealserve.broker.store`). What is: this process, its master key, and the trust roots that the policies name.
+Every decision is on disk, in a hash-chained audit log, before a key leaves; when it cannot be written, no key leaves.
+A stranger learns that it was refused, and the broker's log says why.
 
 :mod:`sealserve.broker.client` is the enclaves' side and imports none of the server.
 """

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sealserve.addresses import Address, parse_address
-from sealserve.broker.grant import Grant, ModelGrant, ReleasedKey
+from sealserve.broker.grant import Grant, ModelGrant, PreviousModel, ReleasedKey
 from sealserve.broker.messages import (
     ALPN,
     MAX_ANSWER,
@@ -43,6 +43,7 @@ __all__ = [
     "Grant",
     "GrantRefusedError",
     "ModelGrant",
+    "PreviousModel",
     "ReleasedKey",
     "fetch_grant",
     "request_grant",
@@ -65,7 +66,7 @@ class GrantRefusedError(BrokerRefusedError):
     def __init__(self, broker: str, reason: str, decision: str) -> None:
         super().__init__(
             f"the key broker {broker} refused to release a key ({reason}, decision {decision})",
-            hint=f"The broker's log and audit file say why: look for decision {decision} there.",
+            hint=f"The broker's log and its audit log say why: look for decision {decision} there.",
         )
         self.decision = decision
 
@@ -220,5 +221,20 @@ def _grant(answer: Granted, wanted: Sequence[str]) -> Grant:
     if missing := set(wanted or [answer.model.key]) - set(answer.keys):
         raise ProtocolError(f"the key broker's grant lacks the keys {', '.join(sorted(missing))}")
     keys = {name: ReleasedKey(name, key.version, Secret(key.value)) for name, key in answer.keys.items()}
-    model = ModelGrant(**answer.model.model_dump())
-    return Grant(keys=keys, model=model, arguments=dict(answer.arguments), decision=answer.decision)
+    return Grant(
+        keys=keys,
+        model=ModelGrant(**answer.model.model_dump()),
+        arguments=dict(answer.arguments),
+        decision=answer.decision,
+        revision=answer.revision or 0,
+        refresh_seconds=answer.refresh,
+        previous=_previous(answer),
+    )
+
+
+def _previous(answer: Granted) -> PreviousModel | None:
+    if answer.previous is None:
+        return None
+    model = ModelGrant(**answer.previous.model.model_dump())
+    key = answer.previous.key
+    return PreviousModel(model, ReleasedKey(model.key, key.version, Secret(key.value)))

@@ -33,14 +33,35 @@ class ModelGrant:
 
 
 @dataclass(frozen=True)
+class PreviousModel:
+    """What a grant named before: the enclave may serve it if its storage does not hold the new one yet."""
+
+    model: ModelGrant
+    key: ReleasedKey
+
+
+@dataclass(frozen=True)
 class Grant:
     """A whole grant, as an enclave receives it.
 
     :param arguments: what to run with; nothing of it comes from the host.
     :param decision: the broker's number for this decision, for its audit log and for people.
+    :param revision: grows whenever the owner changes the grant; 0 if the broker does not say.
+    :param refresh_seconds: when to ask again; none if the broker does not say.
+    :param previous: what it named before, while that may still be opened.
     """
 
     keys: Mapping[str, ReleasedKey] = field(repr=False)
     model: ModelGrant
     arguments: Mapping[str, str]
     decision: str = ""
+    revision: int = 0
+    refresh_seconds: int | None = None
+    previous: PreviousModel | None = field(default=None, repr=False)
+
+    def wipe(self) -> None:
+        """Overwrite all keys of it."""
+        for key in self.keys.values():
+            key.value.wipe()
+        if self.previous is not None:
+            self.previous.key.value.wipe()

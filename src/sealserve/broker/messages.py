@@ -25,7 +25,8 @@ _MAX_KEYS = 64
 RefusalReason = Literal["not-granted", "bad-request", "unavailable"]
 """All that a stranger learns. ``unavailable`` says nothing about the evidence: another broker, or later, may grant."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class ProtocolError(UnavailableError):
@@ -80,14 +81,28 @@ class Model(_Message):
     key: Name
 
 
+class Previous(_Message):
+    """What a grant named before."""
+
+    model: Model
+    key: Key = Field(repr=False)
+
+
 class Granted(_Message):
-    """Broker → enclave, last: the grant."""
+    """Broker → enclave, last: the grant.
+
+    :param revision: grows when the grant is changed. :param refresh: seconds after which to ask again.
+    :param previous: what may be opened if the enclave's storage does not hold ``model`` yet.
+    """
 
     type: Literal["granted"] = "granted"
     decision: Annotated[str, Field(max_length=64)]
     keys: Annotated[dict[Name, Key], Field(max_length=_MAX_KEYS)] = Field(repr=False)
     model: Model
     arguments: dict[str, str] = {}
+    revision: Annotated[int, Field(ge=1, lt=1 << 63)] | None = None
+    refresh: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    previous: Previous | None = Field(default=None, repr=False)
 
 
 class Refused(_Message):
@@ -102,8 +117,8 @@ M = TypeVar("M", bound=_Message)
 
 
 def encode(message: _Message) -> bytes:
-    """A message as CBOR, in the deterministic encoding."""
-    return cbor.encode(message.model_dump())
+    """A message as CBOR, in the deterministic encoding. What is not given is left out."""
+    return cbor.encode(message.model_dump(exclude_none=True))
 
 
 def decode(data: bytes, kind: type[M]) -> M:

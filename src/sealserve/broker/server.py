@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 import signal
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography import x509
@@ -16,12 +19,14 @@ from OpenSSL import SSL
 
 from sealserve.addresses import Address
 from sealserve.broker import tickets, version1, version2
-from sealserve.broker.audit import AuditLog
+from sealserve.broker.audit_writer import AuditWriter
 from sealserve.broker.decisions import Decider
-from sealserve.broker.grants import HeldGrant, hold_grants
+from sealserve.broker.grants import HeldGrant, LiveGrants
 from sealserve.broker.messages import ALPN
 from sealserve.broker.settings import BrokerSettings
-from sealserve.errors import ConfigurationError, KeyFileError
+from sealserve.broker.store import Store
+from sealserve.broker.strangers import SUMMARY_SECONDS
+from sealserve.errors import ConfigurationError, KeyFileError, SealserveError
 from sealserve.files import read_file, read_secret_file
 from sealserve.logs import event, get_logger
 from sealserve.notify import notify
@@ -34,24 +39,42 @@ _GRACE_SECONDS = 5.0
 
 
 class Broker:
-    """A key broker. Making one reads and checks everything that the settings name, and writes nothing.
+    """A key broker. Making one opens the store, reads and checks everything that the settings name, and writes nothing.
 
     :raises ConfigurationError: a setting, a policy or a certificate is not valid.
     :raises KeyFileError: a key file is missing, has the wrong size, or is readable by others.
+    :raises StoreMissingError: there is no store. :raises WrongMasterKeyError: its master key is another.
+    :raises StoreTamperedError: the store was changed by somebody else.
     """
 
     def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
-        self._grants = hold_grants(settings)
         self._context = _context(settings)
         self._server: TlsServer | None = None
-        self._audit: AuditLog | None = None
+        self._audit: AuditWriter | None = None
         self._decider: Decider | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._store = settings.open_store()
+        try:
+            self._grants = LiveGrants(self._store)
+        except BaseException:
+            self._store.close()
+            raise
 
     @property
-    def grants(self) -> dict[str, HeldGrant]:
-        """What it grants, by deployment."""
-        return self._grants
+    def grants(self) -> Mapping[str, HeldGrant]:
+        """What it grants now, by deployment."""
+        return self._grants.current()
+
+    @property
+    def revision(self) -> int:
+        """The store's revision that it goes by."""
+        return self._grants.revision
+
+    @property
+    def store(self) -> Store:
+        """Its store."""
+        return self._store
 
     @property
     def address(self) -> Address:
@@ -60,23 +83,21 @@ class Broker:
             raise RuntimeError("the broker was not started")
         return self._server.address
 
-    async def start(self) -> None:
-        """Open the audit log and listen.
+    def close(self) -> None:
+        """Close the store of a broker that was not started."""
+        self._store.close()
 
-        :raises AuditTamperedError: the audit log was changed. :raises AuditInUseError: another broker writes it.
-        :raises AddressInUseError: another process listens there.
+    async def start(self) -> None:
+        """Listen, and follow the store's changes.
+
+        :raises AuditTamperedError: the audit chain was changed. :raises AddressInUseError: another process listens
+            there.
         """
         limits = self._settings.limits
-        self._audit = AuditLog(self._settings.audit)
-        event(
-            _log,
-            logging.INFO,
-            "audit-opened",
-            file=self._settings.audit,
-            records=self._audit.records,
-            head=self._audit.head,
-        )
-        self._decider = Decider(self._grants, self._audit)
+        records, head = await asyncio.to_thread(self._store.audit_head)
+        event(_log, logging.INFO, "store-opened", store=self._store.name, audit_records=records, audit_head=head)
+        self._audit = AuditWriter(self._store, broker=f"{socket.gethostname()}:{os.getpid()}")
+        self._decider = Decider(self._grants.current, self._audit)
         try:
             self._server = await serve(
                 self._settings.address,
@@ -86,16 +107,28 @@ class Broker:
                 max_connections=limits.connections,
             )
         except BaseException:
-            self._audit.close()
+            self._store.close()
             raise
-        event(_log, logging.INFO, "broker-listening", address=str(self.address), deployments=list(self._grants))
+        self._tasks = [
+            asyncio.create_task(self._grants.watch()),
+            asyncio.create_task(_summarise(self._decider)),
+        ]
+        event(_log, logging.INFO, "broker-listening", address=str(self.address), deployments=list(self.grants))
 
     async def stop(self) -> None:
-        """Finish what runs, within a few seconds, and close the audit log."""
+        """Finish what runs, within a few seconds, sign the audit chain's end, and close the store."""
         if self._server is not None:
             await self._server.close(grace=_GRACE_SECONDS)
-        if self._audit is not None:
-            self._audit.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._audit is not None and self._decider is not None:
+            await self._decider.summarise_strangers()
+            try:
+                await self._audit.close()
+            except SealserveError as error:
+                event(_log, logging.ERROR, "audit-failed", reason=error, hint=error.hint)
+        self._store.close()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Tells a supervisor when it is ready."""
@@ -116,7 +149,7 @@ class Broker:
             event(_log, logging.INFO, "broker-stopped")
 
     def _warn(self) -> None:
-        speaks_version_1 = any(grant.version_1 is not None for grant in self._grants.values())
+        speaks_version_1 = any(grant.version_1 is not None for grant in self.grants.values())
         if speaks_version_1 and tickets.are_sent(self._context):
             event(
                 _log,
@@ -135,6 +168,12 @@ class Broker:
         except TimeoutError:
             event(_log, logging.INFO, "enclave-timed-out", peer=stream.peer_address)
             stream.abort()
+
+
+async def _summarise(decider: Decider) -> None:
+    while True:
+        await asyncio.sleep(SUMMARY_SECONDS)
+        await decider.summarise_strangers()
 
 
 def _context(settings: BrokerSettings) -> SSL.Context:

@@ -1,4 +1,4 @@
-"""``sealserve broker``: run a key broker, check its settings, verify its audit log."""
+"""``sealserve broker``: run a key broker, and look after its store: keys, policies, grants, audit log."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 
 import click
 
+from sealserve.cli.broker_audit import audit
+from sealserve.cli.broker_grant import grant
+from sealserve.cli.broker_key import key, seal
+from sealserve.cli.broker_options import JSON, SETTINGS
+from sealserve.cli.broker_policy import policy
+from sealserve.cli.broker_store import store
+
 
 @click.group()
 def broker() -> None:
     """The key broker: releases keys to attested enclaves."""
 
 
-_FILE = click.option(
-    "-f",
-    "--file",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("broker.yaml"),
-    show_default=True,
-    help="The broker's settings.",
-)
+for command in (store, key, seal, policy, grant, audit):
+    broker.add_command(command)
 
 
 @broker.command()
-@_FILE
+@SETTINGS
 @click.option("--json-logs", is_flag=True, help="Log one JSON object a line.")
 def run(path: Path, json_logs: bool) -> None:
     """Serve until SIGTERM or Ctrl-C."""
@@ -44,53 +44,32 @@ def run(path: Path, json_logs: bool) -> None:
 
 
 @broker.command()
-@_FILE
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@SETTINGS
+@JSON
 def check(path: Path, as_json: bool) -> None:
-    """Read the settings, policies, keys and certificate, and say what they grant; starts nothing."""
+    """Read the settings, the certificate and the store, and say what they grant; starts nothing."""
     from sealserve import logs
     from sealserve.broker.server import Broker
     from sealserve.broker.settings import BrokerSettings
 
     logs.configure(json_lines=as_json)  # a policy warns of what is insecure in it
     settings = BrokerSettings.load(path)
+    checked = Broker(settings)
     grants = [
         {
-            "deployment": grant.deployment,
-            "keys": {name: key.version for name, key in grant.keys.items()},
-            "model": {"name": grant.model.name, "version": grant.model.version, "digest": grant.model.digest.hex()},
-            "protocols": [2, 1] if grant.version_1 else [2],
+            "deployment": held.deployment,
+            "keys": {name: held_key.key.version for name, held_key in held.keys.items()},
+            "model": {"name": held.model.name, "version": held.model.version, "digest": held.model.digest.hex()},
+            "protocols": [2, 1] if held.version_1 else [2],
         }
-        for grant in Broker(settings).grants.values()
+        for held in checked.grants.values()
     ]
+    checked.close()
     if as_json:
         click.echo(json.dumps({"listen": settings.listen, "grants": grants}))
         return
     click.echo(f"{path} is good: listens at {settings.listen}, and grants")
-    for grant in grants:
-        click.echo(f"  {grant['deployment']}: {json.dumps({k: v for k, v in grant.items() if k != 'deployment'})}")
-
-
-@broker.group()
-def audit() -> None:
-    """The broker's audit log."""
-
-
-@audit.command()
-@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--head", help="The last known hash: it must be the log's last, or that of an earlier line.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def verify(path: Path, head: str | None, as_json: bool) -> None:
-    """Check that no line of FILE was edited, removed, inserted or moved.
-
-    Lines missing at the end show only if you give --head: the broker's log has it as "audit_head" of every decision.
-    """
-    from sealserve.broker.audit import verify_audit
-
-    summary = verify_audit(path, must_contain=head)
-    if as_json:
-        click.echo(json.dumps({"records": summary.records, "head": summary.head, "torn_bytes": len(summary.torn)}))
-        return
-    click.echo(f"{path}: {summary.records} records, whole. Last hash: {summary.head}")
-    if summary.torn:
-        click.echo(f"After the last record there are {len(summary.torn)} bytes of an unfinished one.")
+    for given in grants:
+        click.echo(f"  {given['deployment']}: {json.dumps({k: v for k, v in given.items() if k != 'deployment'})}")
+    if not grants:
+        click.echo("  nothing yet")

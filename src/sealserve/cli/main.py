@@ -47,6 +47,8 @@ EXTRAS = {
     "openvino": "server",
     "OpenSSL": "all",
     "PIL": "client",
+    "psycopg": "postgres",
+    "sqlalchemy": "broker",
     "urllib3": "client",
 }
 

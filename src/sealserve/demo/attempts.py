@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sealserve
+from sealserve.broker.settings import BrokerSettings
 from sealserve.demo.errors import DemonstrationFailedError
 from sealserve.errors import MachineError
 from sealserve.evidence import AppraisalPolicy
@@ -119,17 +120,11 @@ async def _run(
     return Outcome(code == 4, code, diagnosis.reason, decision[1] if decision else None)
 
 
-def broker_reason(audit: Path, decision: str | None) -> str | None:
-    """Why the broker decided so, from the owner's audit file."""
-    try:
-        lines = audit.read_text().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        entry = json.loads(line)
-        if decision is not None and decision in json.dumps(entry):
-            return str(entry["detail"]) if entry.get("detail") else None
-    return None
+def broker_reason(broker_configuration: Path, decision: str | None) -> str | None:
+    """Why the broker decided so, from the audit log in the owner's store."""
+    with BrokerSettings.load(broker_configuration).open_store() as store:
+        line = None if decision is None else store.decision_line(decision)
+    return None if line is None else json.loads(line).get("detail")
 
 
 def policy_for_another_enclave(prepared: PreparedCluster) -> AppraisalPolicy:

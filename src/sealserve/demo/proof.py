@@ -28,9 +28,9 @@ async def prove(cluster: LocalCluster, tap: Tap, question: Question, step: Step)
     changed, damaged = await asyncio.gather(
         attempts.run_changed_replica(cluster), attempts.run_on_damaged_model(cluster)
     )
-    audit = cluster.prepared.layout.audit_log
+    layout = cluster.prepared.layout
     _require_refusal(changed, "a replica with one more line of code", "changed_replica", step)
-    if (reason := attempts.broker_reason(audit, changed.decision)) is None:
+    if (reason := attempts.broker_reason(layout.broker_configuration, changed.decision)) is None:
         raise DemonstrationFailedError("the broker's audit log does not say why it refused the changed replica")
     step.say(f"    the broker's own log: {reason}", broker_reason=reason)
     _require_refusal(damaged, "a sealed model with one bit flipped", "damaged_model", step)

@@ -13,17 +13,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sealserve.broker.client import Grant, fetch_grant
+from sealserve.broker.client import Grant, ModelGrant, fetch_grant
 from sealserve.enclave.attestation import AttestationService
 from sealserve.enclave.hardening import harden_process
 from sealserve.enclave.measured import measured_settings
-from sealserve.errors import ConfigurationError, ModelError
+from sealserve.errors import ConfigurationError, ModelError, SealError
 from sealserve.evidence import Attester, SimulatedAttester, measure_simulated_enclave
 from sealserve.files import read_file
 from sealserve.logs import event, get_logger
 from sealserve.notify import notify
 from sealserve.ratls import TlsIdentity, create_identity
 from sealserve.sealing import open_sealed_model
+from sealserve.secret import Secret
 from sealserve.serving.core import ModelServer
 from sealserve.serving.engine import Engine
 from sealserve.serving.grpc_server import create_server
@@ -82,11 +83,9 @@ def run_replica(settings: ReplicaSettings) -> None:
         with _granted(settings, broker_ca, identity, attester) as grant:
             engine_module.result()
             notify(STATUS="loading the model")
-            core = _load(settings, grant)
+            core, model = _load_granted(settings, grant)
 
-    claims = [
-        attestation_pb2.ServedModel(name=grant.model.name, version=grant.model.version, digest=grant.model.digest)
-    ]
+    claims = [attestation_pb2.ServedModel(name=model.name, version=model.version, digest=model.digest)]
     attestation = AttestationService(identity, attester, replica=settings.name, models=claims)
     with identity.private_key_pem() as private_key:
         server, port = create_server(
@@ -125,23 +124,34 @@ def _granted(settings: ReplicaSettings, broker_ca: bytes, identity: TlsIdentity,
     try:
         yield grant
     finally:
-        for key in grant.keys.values():
-            key.value.wipe()
+        grant.wipe()
 
 
-def _load(settings: ReplicaSettings, grant: Grant) -> ModelServer:
-    """Unseal the granted version into memory files and load it.
+def _load_granted(settings: ReplicaSettings, grant: Grant) -> tuple[ModelServer, ModelGrant]:
+    """Load the granted model, or the one before it while the storage does not hold the new one yet.
 
-    :raises SealError: a file is not what was sealed. :raises ModelError: the version is missing, or the engine fails.
+    :returns: the server, and which model it really serves.
+    :raises SealError: the storage holds neither. :raises ModelError: the version is missing, or the engine fails.
     """
+    try:
+        return _load(settings, grant, grant.model, grant.keys[grant.model.key].value), grant.model
+    except SealError as error:
+        if grant.previous is None:
+            raise
+        event(_log, logging.WARNING, "previous-model-tried", model=grant.model.name, reason=error)
+        previous = grant.previous
+        return _load(settings, grant, previous.model, previous.key.value), previous.model
+
+
+def _load(settings: ReplicaSettings, grant: Grant, model: ModelGrant, key: Secret) -> ModelServer:
+    """Unseal a version into memory files and load it; errors as :func:`_load_granted`."""
     started = time.monotonic()
-    key = grant.keys[grant.model.key].value
-    sealed = open_sealed_model(settings.sealed, key, mount=grant.model.mount, expected_digest=grant.model.digest)
-    version = f"{grant.model.version}/"
+    sealed = open_sealed_model(settings.sealed, key, mount=model.mount, expected_digest=model.digest)
+    version = f"{model.version}/"
     names = [file.name for file in sealed.files if file.name.startswith(version)]
     if not names:
         raise ModelError(
-            f"the sealed model has no version {grant.model.version}, which the key broker says to serve",
+            f"the sealed model has no version {model.version}, which the key broker says to serve",
             hint="Seal the model with that version, or change the version in the broker's configuration.",
         )
     with MemoryDirectory(settings.temporary) as directory:
@@ -154,13 +164,13 @@ def _load(settings: ReplicaSettings, grant: Grant) -> ModelServer:
         _log,
         logging.INFO,
         "model-loaded",
-        model=grant.model.name,
-        version=grant.model.version,
+        model=model.name,
+        version=model.version,
         unseal_seconds=round(unsealed - started, 3),
         load_seconds=round(time.monotonic() - unsealed, 3),
     )
     core = ModelServer()
-    core.add_model(grant.model.name, grant.model.version, loaded)
+    core.add_model(model.name, model.version, loaded)
     return core
 
 

@@ -56,8 +56,14 @@ class Layout:
         return self.owner / "platform-root.pem"
 
     @property
-    def audit_log(self) -> Path:
-        return self.owner / "audit.jsonl"
+    def store(self) -> Path:
+        """The broker's store: its keys (encrypted), policy, grant and audit log."""
+        return self.owner / "broker.db"
+
+    @property
+    def master_key(self) -> Path:
+        """What the store is encrypted under."""
+        return self.owner / "master.key"
 
     # --- the platform: it sees ciphertext only ---
 

@@ -16,6 +16,9 @@ from pathlib import Path
 import yaml
 
 from sealserve.addresses import Address
+from sealserve.broker.administration import BrokerAdministration
+from sealserve.broker.settings import BrokerSettings
+from sealserve.broker.store import GrantDocument, StoredPolicy
 from sealserve.deploy import Deployment
 from sealserve.enclave.measured import measured_settings
 from sealserve.errors import SealError
@@ -36,6 +39,9 @@ OnStep = Callable[[str, float], None]
 
 KEY_NAME = "model"
 """The wrap key's name at the broker."""
+
+POLICY_NAME = "replicas"
+"""The replicas' policy's name at the broker."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +200,7 @@ def _remove(directory: Path) -> None:
 def prepare_policies(
     deployment: Deployment, layout: Layout, model: PreparedModel, *, broker: Address
 ) -> SimulatedEnclave:
-    """What the broker demands of replicas and grants them (``broker.yaml``), and what clients demand.
+    """What the broker demands of replicas and grants them (``broker.yaml`` and its store), and what clients demand.
 
     :returns: the measurement that all of it expects.
     """
@@ -214,19 +220,6 @@ def prepare_policies(
         "Which enclaves a client sends its data to, and which model they have to serve.",
         policy | {"trust_root": layout.client_trust_root.name, "models": [model.digest.hex()]},
     )
-    grant = {
-        "deployment": deployment.name,
-        "policy": layout.replica_policy.name,
-        "keys": {KEY_NAME: {"file": layout.wrap_key.name, "version": 1}},
-        "model": {
-            "name": deployment.model.name,
-            "version": model.version,
-            "digest": model.digest.hex(),
-            "mount": deployment.model.mount_path,
-            "key": KEY_NAME,
-        },
-        "arguments": {"engine": deployment.model.engine, "threads": str(deployment.replicas.threads_each)},
-    }
     _write_yaml(
         layout.broker_configuration,
         "The key broker.",
@@ -234,11 +227,46 @@ def prepare_policies(
             "listen": str(broker),
             "certificate": layout.broker_certificate.name,
             "private_key": layout.broker_key.name,
-            "audit": layout.audit_log.name,
-            "grants": [grant],
+            "store": layout.store.name,
+            "master_key": layout.master_key.name,
         },
     )
+    _fill_store(deployment, layout, model)
     return enclave
+
+
+def _fill_store(deployment: Deployment, layout: Layout, model: PreparedModel) -> None:
+    """What the broker grants. Nothing is written if the store holds it already."""
+    with (
+        BrokerSettings.load(layout.broker_configuration).create_store(actor="local cluster") as store,
+        read_wrap_key(layout.wrap_key) as wrap_key,
+    ):
+        administration = BrokerAdministration(store, actor="local cluster")
+        key = administration.ensure_key(KEY_NAME, wrap_key)
+        policy = administration.put_policy(StoredPolicy.from_file(POLICY_NAME, layout.replica_policy))
+        for other in administration.grants():
+            if other.deployment != deployment.name:
+                administration.delete_grant(other.deployment)
+        administration.put_grant(
+            GrantDocument.model_validate(
+                {
+                    "deployment": deployment.name,
+                    "policy": policy.name,
+                    "keys": {key.name: key.version},
+                    "model": {
+                        "name": deployment.model.name,
+                        "version": model.version,
+                        "digest": model.digest.hex(),
+                        "mount": deployment.model.mount_path,
+                        "key": key.name,
+                    },
+                    "arguments": {
+                        "engine": deployment.model.engine,
+                        "threads": str(deployment.replicas.threads_each),
+                    },
+                }
+            )
+        )
 
 
 def _write_yaml(path: Path, comment: str, content: object, *, mode: int = PRIVATE) -> None:

@@ -1,0 +1,62 @@
+"""``sealserve broker policy``: the appraisal policies in the broker's store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sealserve.cli.broker_options import JSON, SETTINGS, administration, show
+
+
+@click.group()
+def policy() -> None:
+    """Appraisal policies: which enclaves are accepted."""
+
+
+@policy.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@SETTINGS
+@JSON
+def put(name: str, file: Path, path: Path, as_json: bool) -> None:
+    """Take the policy in FILE over as NAME, with the trust root that it names."""
+    from sealserve.broker.store import StoredPolicy
+
+    given = StoredPolicy.from_file(name, file)
+    with administration(path) as administrator:
+        stored = administrator.put_policy(given)
+    show(stored.as_dict(), f"policy {name}, revision {stored.revision}", as_json=as_json)
+
+
+@policy.command("show")
+@click.argument("name")
+@SETTINGS
+@JSON
+def show_(name: str, path: Path, as_json: bool) -> None:
+    """Print a policy and its trust root."""
+    with administration(path) as administrator:
+        stored = administrator.policy(name)
+    show(stored.as_dict(), stored.text + (stored.trust_root or ""), as_json=as_json)
+
+
+@policy.command("list")
+@SETTINGS
+@JSON
+def list_(path: Path, as_json: bool) -> None:
+    """All policies."""
+    with administration(path) as administrator:
+        policies = administrator.policies()
+    text = "\n".join(f"{stored.name}, revision {stored.revision}" for stored in policies) or "there are no policies"
+    show([stored.as_dict() for stored in policies], text, as_json=as_json)
+
+
+@policy.command()
+@click.argument("name")
+@SETTINGS
+@JSON
+def delete(name: str, path: Path, as_json: bool) -> None:
+    """Remove a policy that no grant names."""
+    with administration(path) as administrator:
+        administrator.delete_policy(name)
+    show({"deleted": name}, f"policy {name} is deleted", as_json=as_json)
