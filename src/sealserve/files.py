@@ -130,7 +130,8 @@ def make_directory(path: Path, *, mode: int = 0o700) -> Path:
     """Make a directory (parents too) with exactly ``mode``; an existing one is left as it is."""
     if not path.is_dir():
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=mode, exist_ok=True)  # never wider than this, not even for a moment
             path.chmod(mode)
         except OSError as error:
             raise explain_os_error(error, path, "create") from error

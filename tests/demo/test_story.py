@@ -145,4 +145,4 @@ def test_without_nginx_it_says_what_to_install(tmp_path: Path, monkeypatch: pyte
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 6
-    assert "sealserve[gateway]" in done.stderr
+    assert ".[gateway]" in done.stderr

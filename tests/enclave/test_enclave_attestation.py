@@ -85,3 +85,13 @@ def test_another_brokers_authority_or_deployment_makes_another_measurement() -> 
     ours = measure("a", b"owner's CA")
     assert ours == measure("a", b"owner's CA")
     assert len({ours, measure("a", b"host's CA"), measure("b", b"owner's CA")}) == 3
+
+
+def test_a_der_certificate_is_read_whole_although_its_quote_holds_pem(identity: TlsIdentity) -> None:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from sealserve.ratls import parse_certificate
+
+    der = identity.certificate.public_bytes(Encoding.DER)
+    assert b"-----BEGIN CERTIFICATE-----" in der
+    assert parse_certificate(der) == identity.certificate

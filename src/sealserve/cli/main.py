@@ -112,7 +112,7 @@ def explain_missing_module(error: ModuleNotFoundError) -> SealserveError:
         raise error
     return MachineError(
         f"this command needs the Python package {package}, which is not installed",
-        hint=f"Run `pip install 'sealserve[{extra}]'`.",
+        hint=f"Run `pip install '.[{extra}]'`.",
     )
 
 

@@ -197,8 +197,13 @@ def parse_claims(data: bytes) -> Claims:
         raise EvidenceMissingError("the replica's claims are malformed") from error
     if len(claims.models) > _MAX_MODELS or any(len(model.digest) != 32 for model in claims.models):
         raise EvidenceMissingError("the replica's claims are malformed: too many models, or a digest of a wrong size")
-    models = tuple(ServedModel(printable(model.name), model.version, model.digest) for model in claims.models)
-    return Claims(printable(claims.replica), models)
+    models = tuple(ServedModel(_name(model.name), model.version, model.digest) for model in claims.models)
+    return Claims(_name(claims.replica), models)
+
+
+def _name(text: str) -> str:
+    """One line: a name must not look like more of a report than it is."""
+    return " ".join(printable(text).split())
 
 
 def check_models(claims: Claims, policy: AppraisalPolicy) -> None:

@@ -150,7 +150,10 @@ class Client:
             request.inputs[name].CopyFrom(from_numpy(np.asarray(value)))
         response, replica = self._call(PREDICT, request, PredictResponse, deadline)
         try:
-            arrays = {name: to_numpy(tensor) for name, tensor in response.outputs.items()}
+            left, arrays = self._max_reply, {}
+            for name, tensor in response.outputs.items():
+                arrays[name] = array = to_numpy(tensor, max_bytes=max(left, 0))
+                left -= array.nbytes
         except TensorError as error:
             raise MalformedReplyError(f"the server sent an output that cannot be read: {error.message}") from error
         return Prediction(arrays, response.model_spec.version.value, replica, time.monotonic() - started)

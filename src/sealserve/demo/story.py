@@ -82,7 +82,11 @@ async def tell(settings: DemoSettings, reporter: Reporter) -> None:
             with reporter.step(9, "end", "Everything stopped") as step:
                 await stack.aclose()
                 _require_gone(sessions, step)
-    reporter.closing(f"Look around in {directory}", result="ok", directory=str(directory))
+    reporter.closing(
+        f"Look around in {directory}\nNext, with your own model: `sealserve init`, then `sealserve up` (see README).",
+        result="ok",
+        directory=str(directory),
+    )
 
 
 def find_photograph() -> Path:
@@ -97,7 +101,7 @@ def find_photograph() -> Path:
             return path
     raise MachineError(
         "the demonstration's photograph is not installed",
-        hint="Run `pip install 'sealserve[example]'`, or name a picture of your own with --image.",
+        hint="Run `pip install '.[example]'`, or name a picture of your own with --image.",
     )
 
 

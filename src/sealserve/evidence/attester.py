@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -53,6 +54,7 @@ class GramineAttester:
 
     def __init__(self, root: Path = Path("/dev/attestation")) -> None:
         self._root = root
+        self._lock = threading.Lock()  # one report data at a time: the file is the enclave's, not the thread's
 
     def quote(self, report_data: bytes) -> bytes:
         """A fresh quote over ``report_data`` (64 bytes).
@@ -62,6 +64,10 @@ class GramineAttester:
         """
         check_report_data(report_data)
         self._check_attestation_type()
+        with self._lock:
+            return self._quote(report_data)
+
+    def _quote(self, report_data: bytes) -> bytes:
         try:
             # Unbuffered and without truncation: the pseudo-file takes one write of exactly 64 bytes.
             with (self._root / "user_report_data").open("r+b", buffering=0) as file:

@@ -96,7 +96,8 @@ def render_nginx(
     :param shutdown_seconds: how long open connections have after SIGQUIT.
     :raises ConfigurationError: a value has no place in a configuration file.
     """
-    if not is_dns_name(server_name) or server_name.replace(".", "").isdigit():
+    # Single labels would include words that mean something in a map: include, default, hostnames, volatile.
+    if not is_dns_name(server_name) or "." not in server_name or server_name.replace(".", "").isdigit():
         raise ConfigurationError(f"{server_name!r} is not a server name", hint="TLS server names are DNS names.")
     if not upstreams:
         raise ConfigurationError("the gateway has no replicas to forward to")

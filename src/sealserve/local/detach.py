@@ -21,6 +21,7 @@ from sealserve.local.account import Entry
 from sealserve.local.commands import SEALSERVE
 from sealserve.local.layout import Layout
 from sealserve.local.logview import Follower
+from sealserve.local.notifications import CREDENTIALS
 from sealserve.local.state import cluster_lock
 
 _INTERVAL = 0.05
@@ -41,6 +42,7 @@ def run_detached(file: Path, *, show: Callable[[Entry], None], json_errors: bool
     name = f"sealserve-up-{secrets.token_hex(12)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         heard.bind(f"\0{name}")
+        heard.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         heard.settimeout(_INTERVAL)
         try:
             with error_file.open("wb") as errors:
@@ -72,7 +74,9 @@ def _await_ready(
     while True:
         ready = False
         with contextlib.suppress(TimeoutError):
-            ready = notify.parse(heard.recv(4096)).get("READY") == "1"
+            data, ancillary, _, _ = heard.recvmsg(4096, socket.CMSG_SPACE(CREDENTIALS.size))
+            senders = {CREDENTIALS.unpack(raw[: CREDENTIALS.size])[0] for _, _, raw in ancillary}
+            ready = senders == {process.pid} and notify.parse(data).get("READY") == "1"
         code = process.poll()
         for line in follower.new_lines():
             with contextlib.suppress(ValueError):
@@ -80,7 +84,11 @@ def _await_ready(
         if ready:
             return 0, ""
         if code is not None:
-            return code or MachineError.exit_code, error_file.read_text(errors="replace")
+            complaint = error_file.read_text(errors="replace")
+            if not complaint.strip():
+                complaint = f"error: the cluster ended (exit code {code}) and could not say why in {error_file}\n"
+                complaint += "       Is the disk full? `sealserve up` without --detach says it on the terminal.\n"
+            return code or MachineError.exit_code, complaint
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -5,9 +5,12 @@ Everything may be looked at. What lies in ``platform/`` is what an operator sees
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from sealserve.errors import InputError
 from sealserve.files import make_directory
 
 
@@ -141,4 +144,16 @@ class Layout:
         """
         for directory in (self.root, self.owner, self.platform, self.nginx, self.logs, self.temporary, self.client):
             make_directory(directory)
+            if directory != self.root:
+                _require_own(directory)
         return self
+
+
+def _require_own(directory: Path) -> None:
+    """What is deleted and written below must be ours: a link could lead anywhere, another user could change it."""
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
+        raise InputError(
+            f"{directory} is a link, belongs to somebody else, or can be written by others",
+            hint="Remove it, or choose another working directory.",
+        )

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from sealserve import notify
 
-_CREDENTIALS = struct.Struct("=iII")  # struct ucred of unix(7): pid, uid, gid
+CREDENTIALS = struct.Struct("=iII")  # struct ucred of unix(7): pid, uid, gid
 _EARLY = 256
+_AT_ONCE = 64
 
 
 class Notifications:
@@ -62,19 +63,20 @@ class Notifications:
         self._listeners.pop(pid, None)
 
     def _read(self) -> None:
-        while True:
+        for _ in range(_AT_ONCE):  # bounded: whoever floods the socket must not keep the event loop
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(8192, socket.CMSG_SPACE(_CREDENTIALS.size))
+                data, ancillary, _, _ = self._socket.recvmsg(8192, socket.CMSG_SPACE(CREDENTIALS.size))
             except OSError:  # nothing left
                 return
             for level, kind, payload in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                     with contextlib.suppress(struct.error):
-                        pid, user, _ = _CREDENTIALS.unpack(payload[: _CREDENTIALS.size])
-                        self._deliver(pid, user, notify.parse(data))
+                        pid, user, _ = CREDENTIALS.unpack(payload[: CREDENTIALS.size])
+                        if user == os.geteuid():
+                            self._deliver(pid, notify.parse(data))
 
-    def _deliver(self, pid: int, user: int, fields: dict[str, str]) -> None:
+    def _deliver(self, pid: int, fields: dict[str, str]) -> None:
         if listener := self._listeners.get(pid):
             listener(fields)
-        elif user == os.geteuid():
+        else:
             self._early.append((pid, fields))

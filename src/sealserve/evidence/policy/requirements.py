@@ -206,7 +206,9 @@ class TcbCurrent:
             reasons.append(f"the TCB status is {evidence.tcb_status}{because}; accepted: {accepted}")
         if evidence.qe_tcb_status not in statuses and evidence.qe_tcb_status != evidence.tcb_status:
             reasons.append(f"the quoting enclave's TCB status is {evidence.qe_tcb_status}; accepted: {accepted}")
-        if bad := sorted(self.rejected_advisories.intersection(evidence.advisory_ids)):
+        if bad := sorted(
+            {name.upper() for name in self.rejected_advisories} & {name.upper() for name in evidence.advisory_ids}
+        ):
             reasons.append(f"the platform is affected by {', '.join(bad)}")
         if evidence.tcb_evaluation_data_number < self.minimum_evaluation_data_number:
             reasons.append(
