@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import threading
 import time
@@ -171,14 +170,12 @@ def test_logs_show_what_a_replica_did_and_down_is_repeatable(running: tuple[Path
 
 def test_kill_9_of_the_supervisor_leaves_nothing_and_down_and_up_go_on(tmp_path: Path) -> None:
     with cluster(tmp_path):
-        supervisors = [pid for pid, command in processes_of(tmp_path).items() if " up " in f"{command} "]
         state = json.loads((tmp_path / ".sealserve" / "state.json").read_text())
         os.kill(state["supervisor"], signal.SIGKILL)
         deadline = time.monotonic() + 10
         while processes_of(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert processes_of(tmp_path) == {}
-        assert len(supervisors) <= 2
         assert run("status", cwd=tmp_path).returncode == 5
         done = run("up", "--detach", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -205,4 +202,3 @@ def test_a_client_says_when_nothing_is_there(tmp_path: Path, running: tuple[Path
     policy = AppraisalPolicy.load(running[0] / ".sealserve" / "client" / "policy.yaml")
     with Client("127.0.0.1:9", policy) as client, pytest.raises(UnavailableError):
         client.verify()
-    assert shutil.which("true")

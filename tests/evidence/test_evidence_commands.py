@@ -87,7 +87,8 @@ def test_verify_lists_every_check(run: Run, files: Path) -> None:
 
 def test_verify_takes_a_time_without_a_zone_as_utc(run: Run, files: Path) -> None:
     policy = files / "policy.yaml"
-    assert run("evidence", "verify", files / "quote", "--policy", policy, "--time", "2026-08-01T12:00:00")[0] == 0
+    bound = ("--policy", policy, "--report-data", REPORT_DATA.hex())
+    assert run("evidence", "verify", files / "quote", *bound, "--time", "2026-08-01T12:00:00")[0] == 0
     code, out, _ = run("evidence", "verify", files / "quote", "--policy", policy, "--time", "2026-10-01")
     assert code == 4
     assert "expired" in out
@@ -201,14 +202,14 @@ def test_collateral_is_explained_and_is_no_evidence(run: Run, verify: Run, files
 
 def test_verify_explains_identity_tcb_and_dates(verify: Run, files: Path) -> None:
     code, out, _ = verify(files / "quote")
-    assert code == 0
+    assert code == 4, "a quote alone is bound to nothing"
     assert ENCLAVE.mrsigner.hex() in out
     assert "UpToDate: the platform has every fix" in out
     assert "advisories: none" in out
     assert "attribute names: INIT, MODE64BIT" in out
     assert out.count("days left") == 10
     assert "2026-08-01 11:55 to 2026-08-31 11:55  29 days left" in out
-    assert "ACCEPTED, but not known for whom and when it was made" in out
+    assert "NOT ACCEPTED: genuine, but bound to nothing" in out
 
 
 def test_verify_names_advisories_and_what_a_status_means(run: Run, files: Path) -> None:

@@ -94,13 +94,14 @@ def verify(
 
     FILE holds a quote (raw or hexadecimal), an RA-TLS certificate (PEM or DER), or a report of `sealserve verify
     --json`. The exit code is 0 if the policy accepts it and 4 if not. A certificate and a report tell what the quote
-    must be over. For a quote alone --report-data does, or nobody can say for whom and when it was made.
+    must be over. For a quote alone --report-data does; without it nobody can say for whom and when it was made, and the
+    evidence does not count as accepted.
     """
     from rich.console import Console
 
     from sealserve.cli.evidence_display import Page, show_appraisal
     from sealserve.cli.evidence_files import read_evidence_file
-    from sealserve.errors import InputError
+    from sealserve.errors import EvidenceError, InputError
     from sealserve.evidence import AppraisalPolicy, Collateral
 
     _quiet()
@@ -118,8 +119,8 @@ def verify(
         moment = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
         binding = found.binding if report_data is None else "the report data given"
         show_appraisal(Page(Console(highlight=False)), appraisal, kind=found.kind, binding=binding, now=moment)
-    if appraisal.error is not None:
-        context.exit(appraisal.error.exit_code)
+    if not appraisal.accepted:
+        context.exit(appraisal.error.exit_code if appraisal.error is not None else EvidenceError.exit_code)
 
 
 @evidence.command("import-ra-config")

@@ -211,8 +211,8 @@ def _show_status(page: Page, name: str, status: str) -> None:
 def _show_outcome(page: Page, appraisal: Appraisal, binding: str) -> None:
     error = appraisal.error
     if error is None:
-        bound = any(step.name == "binding" and step.ok for step in appraisal.steps)
-        page.title("ACCEPTED" if bound else "ACCEPTED, but not known for whom and when it was made")
+        bound = appraisal.accepted
+        page.title("ACCEPTED" if bound else "NOT ACCEPTED: genuine, but bound to nothing")
         if bound:
             page.prose(f"It was made for {binding}.")
         if appraisal.evidence is not None and appraisal.evidence.simulated:

@@ -74,7 +74,8 @@ class Appraisal:
     @property
     def accepted(self) -> bool:
         """Whether the evidence is genuine, bound and accepted by the policy."""
-        return self.error is None and self.evidence is not None
+        bound = any(step.name == "binding" and step.ok for step in self.steps)
+        return self.error is None and self.evidence is not None and bound
 
     def require(self) -> VerifiedEvidence:
         """The evidence.
@@ -83,8 +84,11 @@ class Appraisal:
         """
         if self.error is not None:
             raise self.error
-        if self.evidence is None:
-            raise TrustError("the appraisal has no evidence")
+        if self.evidence is None or not self.accepted:
+            raise TrustError(
+                "the evidence was not compared with what it must be bound to",
+                hint="Give the report data that the quote must be over.",
+            )
         return self.evidence
 
     def as_dict(self) -> dict[str, Any]:
