@@ -1,13 +1,16 @@
 """Writing files so that a crash, a full disk or a second run never leaves half a file under the final name.
 
-Everything is written beside its destination, synced, and renamed over it.
+Everything is written beside its destination, synced, and renamed over it. What is being written is locked, so that what
+a killed run left can be told from what another run is writing, and be removed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -19,6 +22,9 @@ from sealserve.secret import Secret
 
 PRIVATE = 0o600
 PUBLIC = 0o644
+_PARTIAL = re.compile(r"\.(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
+NAME_KEPT = 50
+"""Characters of a name, of at most four bytes each, that still fit into 255 bytes with what is put around them."""
 
 
 def explain_os_error(error: OSError, path: Path | str, action: str) -> SealserveError:
@@ -49,18 +55,19 @@ def atomic_writer(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
     :param mode: permission bits of the new file, exactly (the umask does not apply).
     :raises MachineError: the disk is full or read-only. :raises InputError: the directory is missing or not writable.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    beside = partial_path(path)
     try:
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
         raise explain_os_error(error, path, "write") from error
     try:
         with os.fdopen(descriptor, "w+b") as file:
+            lock_partial(descriptor)
             yield file
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        beside.replace(path)
+            beside.replace(path)
         sync_directory(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -68,6 +75,24 @@ def atomic_writer(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             raise explain_os_error(error, path, "write") from error
         raise
+
+
+def partial_path(path: Path) -> Path:
+    """A new name beside ``path`` for what is not complete yet; :func:`is_partial` knows it."""
+    return path.with_name(f".{path.name[:NAME_KEPT]}.{secrets.token_hex(6)}.partial")
+
+
+def partial_of(name: str) -> str | None:
+    """The beginning (50 characters) of the name for which :func:`partial_path` made ``name``; None for other names."""
+    found = _PARTIAL.fullmatch(name)
+    return found[1] if found else None
+
+
+def lock_partial(descriptor: int) -> None:
+    """Lock what is being written, for as long as ``descriptor`` (and its copies) are open."""
+    # Where there are no locks (some network file systems, Gramine), nothing is ever taken for left behind.
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_atomically(path: Path, data: bytes | str, *, mode: int = PUBLIC) -> None:
@@ -128,11 +153,11 @@ def read_file(path: Path, *, limit: int = 16 << 20) -> bytes:
 
 def make_directory(path: Path, *, mode: int = 0o700) -> Path:
     """Make a directory (parents too) with exactly ``mode``; an existing one is left as it is."""
-    if not path.is_dir():
-        try:
+    try:
+        if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(mode=mode, exist_ok=True)  # never wider than this, not even for a moment
             path.chmod(mode)
-        except OSError as error:
-            raise explain_os_error(error, path, "create") from error
+    except OSError as error:
+        raise explain_os_error(error, path, "create") from error
     return path

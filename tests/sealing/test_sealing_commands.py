@@ -22,12 +22,14 @@ from sealserve.sealing import EncryptedReader
 from sealserve.sealing.errors import (
     FileMissingError,
     ModelDigestError,
+    ModelIncompleteError,
     NotSealedError,
     SealBrokenError,
     SealedLengthError,
     SealedPathError,
     SealingTargetError,
 )
+from sealserve.sealing.metadata import Metadata, make_metadata
 from sealserve.secret import Secret
 
 
@@ -169,6 +171,65 @@ def test_inspecting_something_else_is_refused(tmp_path: Path) -> None:
     refusal(seal, "inspect", tmp_path / "x")
 
 
+@pytest.mark.timeout(20)
+def test_inspecting_a_hostile_directory_neither_blocks_nor_follows_links(tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    directory.mkdir()
+    os.mkfifo(directory / "pipe")
+    assert "no regular file" in refusal(seal, "inspect", directory).message
+    assert "no regular file" in refusal(seal, "inspect", directory / "pipe").message
+    (directory / "pipe").unlink()
+    (tmp_path / "x").write_bytes(sealed(b"x"))
+    (directory / "link").symlink_to(tmp_path / "x")
+    assert "is a link" in refusal(seal, "inspect", directory).message
+    run(seal, "inspect", directory / "link")
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped(tmp_path: Path, key_file: Path) -> None:
+    name = os.fsdecode(b"a\x1b[31m\xff")
+    header = make_metadata(Metadata(b"/\x1b]0;x\xff", 0, bytes(16), bytes(16), bytes(3072)), Secret(KEY), 2)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / name).write_bytes(header)
+    for arguments in ([tmp_path / "d"], [tmp_path / "d" / name], [tmp_path / "d" / name, "--key", key_file]):
+        shown = run(seal, "inspect", *arguments).stdout
+        assert "\x1b" not in shown
+        assert "a\\x1b[31m\\udcff" in shown
+        json.loads(run(seal, "inspect", *arguments, "--json").stdout_bytes)
+    (tmp_path / "d" / name).write_bytes(b"plain")
+    assert "\x1b" not in refusal(seal, "inspect", tmp_path / "d").message
+
+
+def test_inspecting_an_unfinished_directory_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(sealed(b"x"))
+    (tmp_path / "sealserve.incomplete").touch()
+    assert isinstance(refusal(seal, "inspect", tmp_path), ModelIncompleteError)
+
+
+def test_paths_that_are_too_long_are_refused_by_every_command(model_dir: Path, tmp_path: Path, key_file: Path) -> None:
+    long, out = tmp_path / ("n" * 300), tmp_path / "out"
+    run(seal, model_dir, out, "--key", key_file, "--mount", "/m")
+    for command, arguments in [
+        (seal, (model_dir, long, "--key", key_file, "--mount", "/m")),
+        (seal, (long, tmp_path / "o", "--key", key_file, "--mount", "/m")),
+        (seal, ("inspect", long)),
+        (seal, ("verify", long, "--key", key_file)),
+        (unseal, (out, long, "--key", key_file)),
+        (pf_crypt, ("encrypt", "-w", key_file, "-i", model_dir, "-o", long)),
+        (pf_crypt, ("decrypt", "-w", key_file, "-i", long, "-o", tmp_path / "o")),
+        (key_command, ("generate", long)),
+    ]:
+        refusal(command, *arguments)
+
+
+def test_unsealing_into_the_current_directory_is_refused(
+    model_dir: Path, tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(seal, model_dir, tmp_path / "out", "--key", key_file, "--mount", "/m")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert "current directory" in refusal(unseal, "../out", ".", "--key", key_file).message
+
+
 def test_generating_a_key(tmp_path: Path) -> None:
     path = tmp_path / "new.key"
     assert json.loads(run(key_command, "generate", path, "--json").stdout) == {"key": str(path)}
@@ -264,6 +325,70 @@ def test_a_file_that_does_not_decrypt_leaves_no_output(tmp_path: Path, key_file:
     refused = refusal(pf_crypt, "decrypt", "-w", key_file, "-i", tmp_path / "x", "-o", tmp_path / "y")
     assert isinstance(refused, SealBrokenError)
     assert (tmp_path / "y").read_bytes() == b"old"
+
+
+def test_an_output_that_is_no_regular_file_is_left_alone(tmp_path: Path, key_file: Path) -> None:
+    """Renaming over them would destroy `/dev/null` and `/dev/stdout` for the whole machine."""
+    (tmp_path / "x").write_bytes(sealed(b"plain"))
+    device, link = tmp_path / "device", tmp_path / "link"
+    os.mkfifo(device)
+    link.symlink_to(tmp_path / "elsewhere")
+    for target in (device, link):
+        for mode in ("encrypt", "decrypt"):
+            refused = refusal(pf_crypt, mode, "-w", key_file, "-i", tmp_path / "x", "-o", target)
+            assert isinstance(refused, SealingTargetError)
+        assert isinstance(refusal(pf_crypt, "gen-key", "-w", target), SealingTargetError)
+    assert device.is_fifo()
+    assert link.is_symlink()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_directory_is_converted_into_the_one_around_it(
+    tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in/sub").mkdir(parents=True)
+    Path("in/sub/a").write_bytes(b"one")
+    run(pf_crypt, "encrypt", "-w", key_file, "-i", "in", "-o", ".")
+    with EncryptedReader.open(Path("sub/a"), Secret(KEY), expected_path="sub/a") as reader:
+        assert reader.read() == b"one"
+    Path("in/in").mkdir()
+    Path("in/in/sub").write_bytes(b"would be written to in/sub")
+    for mode in ("encrypt", "decrypt"):
+        assert isinstance(refusal(pf_crypt, mode, "-w", key_file, "-i", "in", "-o", "."), SealingTargetError)
+    assert Path("in/sub/a").read_bytes() == b"one"
+
+
+def test_links_that_lead_back_are_refused_and_do_not_multiply(tmp_path: Path, key_file: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).symlink_to(".")
+    refused = refusal(pf_crypt, "encrypt", "-w", key_file, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert "leads back" in refused.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_with_the_longest_name_is_converted_and_sealed(tmp_path: Path, key_file: Path) -> None:
+    (tmp_path / "in").mkdir()
+    name = "n" * 255
+    (tmp_path / "in" / name).write_bytes(b"x")
+    run(pf_crypt, "encrypt", "-w", key_file, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    run(pf_crypt, "decrypt", "-w", key_file, "-i", tmp_path / "out", "-o", tmp_path / "back")
+    assert (tmp_path / "back" / name).read_bytes() == b"x"
+    run(seal, tmp_path / "in", tmp_path / "sealed", "--key", key_file, "--mount", "/m")
+    run(unseal, tmp_path / "sealed", tmp_path / "clear", "--key", key_file)
+    assert (tmp_path / "clear" / name).read_bytes() == b"x"
+
+
+def test_the_console_script_takes_the_arguments_of_gramines_tool(tmp_path: Path, key_file: Path) -> None:
+    (tmp_path / "x").write_bytes(b"plain")
+    program = "from sealserve.cli.pf_crypt import main; main()"
+    command = [sys.executable, "-c", program, "encrypt", "-w", key_file, "-i", tmp_path / "x", "-o", tmp_path / "y"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"Encrypting: {tmp_path / 'x'} -> {tmp_path / 'y'}" in done.stderr
+    with EncryptedReader.open(tmp_path / "y", Secret(KEY), expected_path=str(tmp_path / "y")) as reader:
+        assert reader.read() == b"plain"
 
 
 @pytest.mark.parametrize(

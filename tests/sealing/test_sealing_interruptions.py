@@ -20,6 +20,7 @@ import pytest
 from sealing_files import GROUP, KEY, opened, pattern
 
 from sealserve.errors import InputError, MachineError
+from sealserve.files import atomic_writer
 from sealserve.sealing import crew as crews
 from sealserve.sealing import encrypt_file, open_sealed_model, seal_model, unseal_model
 from sealserve.sealing.convert import encrypt_tree
@@ -123,6 +124,67 @@ def test_killed_at_random_moments_a_file_is_the_old_one_or_the_new_one(tmp_path:
         content = target.read_bytes()
         assert content == b"the old one" or opened(content) == plain
     assert (tmp_path / "plain").read_bytes() == plain
+
+
+_UNSEAL = f"""
+import signal
+import sys
+from pathlib import Path
+from sealserve.sealing import unseal_model
+from sealserve.secret import Secret
+def stop(done, total):
+    print("ready", flush=True)
+    signal.pause()
+key = Secret(bytes.fromhex("{KEY.hex()}"))
+unseal_model(Path(sys.argv[1]), Path(sys.argv[2]), key, mount="{MOUNT}", progress=stop)
+"""
+
+
+def test_what_a_killed_run_left_in_the_clear_is_removed_by_the_next(
+    large_model: Path, tmp_path: Path, key: Secret
+) -> None:
+    seal_model(large_model, tmp_path / "sealed", key, mount=MOUNT)
+    kill_while_running(_UNSEAL, tmp_path / "sealed", tmp_path / "clear", delay=0)
+    assert len(list(tmp_path.glob(".clear.*.partial/*"))) > 0
+    unseal_model(tmp_path / "sealed", tmp_path / "clear", key, mount=MOUNT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clear", "large", "sealed"]
+
+
+def test_what_another_run_or_another_file_has_beside_the_target_stays(tmp_path: Path, key: Secret) -> None:
+    (tmp_path / "plain").write_bytes(b"x")
+    kept = [".other.0123456789ab.partial", ".out.partial", ".out.0123456789ab.partial.txt", ".out.0123456789AB.partial"]
+    for name in [*kept, ".out.0123456789ab.partial"]:
+        (tmp_path / name).write_bytes(b"?")
+    (tmp_path / ".out.aaaaaaaaaaaa.partial").symlink_to(tmp_path / "plain")
+    with atomic_writer(tmp_path / "out") as running:
+        running.write(b"running")
+        encrypt_tree(str(tmp_path / "plain"), str(tmp_path / "out"), key, say=lambda _: None)
+        assert opened((tmp_path / "out").read_bytes()) == b"x"
+    assert (tmp_path / "out").read_bytes() == b"running"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*kept, "plain", "out", ".out.aaaaaaaaaaaa.partial"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_command_that_is_told_to_end_leaves_nothing(tmp_path: Path, key: Secret, number: signal.Signals) -> None:
+    (tmp_path / "model").mkdir()
+    with (tmp_path / "model" / "weights").open("wb") as file:
+        file.truncate(2 << 30)
+    (tmp_path / "key").write_bytes(KEY)
+    (tmp_path / "key").chmod(0o600)
+    command = [sys.executable, "-m", "sealserve", "seal", tmp_path / "model", tmp_path / "sealed"]
+    with subprocess.Popen(
+        [*command, "--key", tmp_path / "key", "--mount", MOUNT], stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        while not list(tmp_path.glob("sealed/.weights.*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.stderr is not None
+        assert process.stderr.read().strip() == b"interrupted"
+        assert process.wait() == 130
+    assert not (tmp_path / "sealed").exists()
+    assert not alive(process.pid)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sealing_files import KEY, pattern
 
-from sealserve.errors import ModelError, SealError
+from sealserve.errors import InputError, ModelError, SealError, SealserveError
 from sealserve.sealing import (
     EncryptedReader,
     EncryptedWriter,
@@ -255,6 +257,46 @@ def test_a_link_or_a_pipe_in_place_of_a_file_is_refused_at_once(sealed_dir: Path
         reopen(sealed_dir)
 
 
+@pytest.mark.parametrize("put", ["link", "pipe", "nothing", "directory"])
+def test_what_is_put_in_place_of_a_file_between_looking_and_opening_is_refused(
+    sealed_dir: Path, tmp_path: Path, key: Secret, monkeypatch: pytest.MonkeyPatch, put: str
+) -> None:
+    model = open_sealed_model(sealed_dir, key, mount=MOUNT)
+    path = sealed_dir / WEIGHTS
+    shutil.copy(path, tmp_path / "copy")
+    real = Path.lstat
+
+    def lstat(self: Path) -> os.stat_result:
+        found = real(self)
+        if self == path:
+            path.unlink()
+            if put == "link":
+                path.symlink_to(tmp_path / "copy")
+            elif put == "pipe":
+                os.mkfifo(path)
+            elif put == "directory":
+                path.mkdir()
+        return found
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with pytest.raises(SealserveError):
+        model.open(WEIGHTS)
+
+
+def test_a_file_that_cannot_be_read_any_more_is_a_typed_error(
+    sealed_dir: Path, key: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_sealed_model(sealed_dir, key, mount=MOUNT)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with model.open(WEIGHTS) as reader:
+        monkeypatch.setattr(os, "preadv", fail)
+        with pytest.raises(InputError, match=r"cannot read .*variables\.data.*Input/output"):
+            reader.read()
+
+
 def test_another_mount_is_refused(sealed_dir: Path) -> None:
     with pytest.raises(SealedPathError):
         reopen(sealed_dir, mount="/models/classifier/2")
@@ -318,6 +360,18 @@ def test_seals_that_belong_to_another_list_are_refused(sealed_dir: Path, key: Se
         reopen(sealed_dir)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda text: text + " ", lambda text: text.replace(":1}", ":true}"), lambda text: text.replace("1}", "1.0}")],
+)
+def test_seals_that_are_not_canonical_are_refused(change: Callable[[str], str]) -> None:
+    good = Seals(bytes(32), {"a": bytes(48)}).encode()
+    assert Seals.decode(good).identities == {"a": bytes(48)}
+    assert change(good.decode()) != good.decode()
+    with pytest.raises(ModelListError):
+        Seals.decode(change(good.decode()).encode())
+
+
 def test_nothing_is_left_of_a_forged_file_when_unsealing(sealed_dir: Path, tmp_path: Path, key: Secret) -> None:
     forge(sealed_dir, WEIGHTS, pattern(500_000, 77))
     with pytest.raises(FileDigestError):
@@ -370,6 +424,9 @@ def test_a_plain_list_is_read() -> None:
         _named("a\0"),
         _named(7),
         _named("sealserve.manifest"),
+        _named("\ud800"),
+        _list(directories=["\ud800"]),
+        _named("a/" * 386 + "a"),
         _named("b", "a"),
         _named("a", "a"),
         _named("a", "a/b"),
@@ -423,6 +480,25 @@ def test_what_is_no_file_cannot_be_sealed(model_dir: Path, tmp_path: Path, key: 
     with pytest.raises(ModelError, match="pipe"):
         seal_model(model_dir, tmp_path / "sealed", key, mount=MOUNT)
     assert not (tmp_path / "sealed").exists()
+
+
+def test_a_directory_with_a_reserved_name_cannot_be_sealed(model_dir: Path, tmp_path: Path, key: Secret) -> None:
+    (model_dir / LIST_NAME).mkdir()
+    (model_dir / LIST_NAME / "x").write_bytes(b"x")
+    with pytest.raises(ModelError, match=LIST_NAME):
+        seal_model(model_dir, tmp_path / "sealed", key, mount=MOUNT)
+    assert not (tmp_path / "sealed").exists()
+
+
+def test_unsealing_follows_a_link_to_an_empty_directory_and_to_none(
+    model_dir: Path, sealed_dir: Path, tmp_path: Path, key: Secret
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for target in ("empty", "missing"):
+        (tmp_path / "link").symlink_to(tmp_path / target)
+        unseal_model(sealed_dir, tmp_path / "link", key, mount=MOUNT)
+        assert tree(tmp_path / target) == tree(model_dir)
+        (tmp_path / "link").unlink()
 
 
 def test_an_empty_or_missing_source_is_refused(tmp_path: Path, key: Secret) -> None:

@@ -244,3 +244,9 @@ def test_a_flipped_bit_stops_all_processes(tmp_path: Path) -> None:
         pytest.raises(SealError, match="sealed: "),
     ):
         decrypt_file(source, target, Secret(KEY), processes=2)
+
+
+def test_a_target_that_is_open_for_appending_is_refused(tmp_path: Path) -> None:
+    """The system would write every piece at its end, whatever its position."""
+    with (tmp_path / "out").open("a+b") as target, pytest.raises(ValueError, match="appending"):
+        EncryptedWriter(target, Secret(KEY), "/x")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 from sealing_files import BORDERS, GROUP, KEY, pattern
 
-from sealserve.sealing import FormatVersion, open_sealed_model, seal_model
+from sealserve.sealing import FormatVersion, normalise_path, open_sealed_model, seal_model
 from sealserve.sealing.convert import decrypt_tree, encrypt_tree
 from sealserve.secret import Secret
 
@@ -54,3 +56,23 @@ def test_gramine_reads_a_sealed_model_at_its_mount(work: Path) -> None:
     gramine("decrypt", "-V", "-i", f"{work}/sealed", "-o", "back")
     assert same("plain", "back")
     open_sealed_model(Path("sealed"), Secret(KEY), mount=f"{work}/sealed").verify()
+
+
+def test_paths_are_normalised_as_gramine_does_it(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tool names the path that it embeds, or the one that it could not open."""
+    generator = random.Random(3)
+    inside = work.joinpath(*"12345678")  # so deep that no `..` leads out of it
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    Path("key").write_bytes(KEY)
+    Path("x").write_bytes(b"x")
+    for _ in range(150):
+        path = "/".join(
+            generator.choice(["", ".", "..", "a", "b", "...", "é"]) for _ in range(generator.randrange(1, 8))
+        )
+        for spelling in {path.lstrip("/") or ".", f"{inside}/{path}"}:
+            command = [str(TOOL), "encrypt", "-w", "key", "-i", "x", "-o", spelling]
+            said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+            named = re.search(r'exact path: "(.*)"\)', said) or re.search(r"output file '(.*)'", said)
+            assert named is None or named[1] == normalise_path(spelling), spelling
+            assert named is not None or not normalise_path(spelling), (spelling, said)

@@ -14,7 +14,7 @@ def key() -> None:
 
 
 @key.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--force", is_flag=True, help="Replace an existing key. What was sealed under it is then lost.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def generate(file: Path, force: bool, as_json: bool) -> None:

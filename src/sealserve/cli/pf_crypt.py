@@ -9,11 +9,14 @@ from pathlib import Path
 import click
 
 from sealserve.cli.progress import progress_bar
+from sealserve.cli.signals import interrupted_by_termination
+
+_key_file = click.Path(path_type=Path, readable=False)
 
 
 @click.command(name="pf-crypt")
 @click.argument("mode", type=click.Choice(["gen-key", "encrypt", "decrypt"]))
-@click.option("-w", "--wrap-key", "key_file", required=True, type=click.Path(path_type=Path), help="Wrap key file.")
+@click.option("-w", "--wrap-key", "key_file", required=True, type=_key_file, help="Wrap key file.")
 @click.option("-i", "--input", "source", help="File or directory to convert.")
 @click.option("-o", "--output", "target", help="File or directory to write; for encrypt, also the path to embed.")
 @click.option("-V", "--verify", is_flag=True, help="decrypt: refuse a file whose embedded path is not its input path.")
@@ -33,8 +36,9 @@ def pf_crypt(
 ) -> None:
     """Take the place of gramine-sgx-pf-crypt: the same options, the same files.
 
-    An existing output is replaced as a whole once the new one is complete, and an input that is its own output is
-    refused. gen-key replaces an existing key, as Gramine's tool does; `sealserve key generate` does not.
+    An existing output is replaced as a whole once the new one is complete. An input that is its own output is refused,
+    and so is an output that is a link or a device. gen-key replaces an existing key, as Gramine's tool does;
+    `sealserve key generate` does not.
     """
     from sealserve.sealing.convert import decrypt_tree, encrypt_tree
     from sealserve.sealing.keys import generate_wrap_key, read_wrap_key
@@ -54,7 +58,7 @@ def pf_crypt(
             say(f"warning: the wrap key {key_file} can be read by others; run `chmod 600 {key_file}`")
         if verbose:
             say(f"Wrap key: {key_file}; format version {format_version}")
-        with progress_bar(f"{mode}ing") as progress:
+        with interrupted_by_termination(), progress_bar(f"{mode}ing") as progress:
             if mode == "encrypt":
                 version: FormatVersion = 1 if format_version == "1" else 2
                 encrypt_tree(source, target, key, version=version, say=say, progress=progress)

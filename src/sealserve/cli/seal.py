@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sealserve.cli.progress import progress_bar
+from sealserve.cli.signals import interrupted_by_termination
 
 if TYPE_CHECKING:
     from sealserve.sealing import SealedModel
     from sealserve.secret import Secret
 
-_directory = click.Path(path_type=Path)
+# That it cannot be read is told by the command, with a hint, and is no wrong command line.
+_directory = click.Path(path_type=Path, readable=False)
 
 
 class _NamelessContext(click.Context):
@@ -129,6 +131,7 @@ def _seal_directory(
     from sealserve.sealing import read_wrap_key, seal_model
 
     with (
+        interrupted_by_termination(),
         read_wrap_key(key_file, insecure_allow_readable_key=readable) as key,
         progress_bar("sealing") as progress,
     ):
@@ -179,7 +182,8 @@ def inspect(path: Path, *, key_file: Path | None, readable: bool, as_json: bool)
 
     key = read_wrap_key(key_file, insecure_allow_readable_key=readable) if key_file else None
     found = look(path, key)
-    click.echo(json.dumps(found.as_dict(), ensure_ascii=False) if as_json else found.as_text())
+    # Names and paths in hostile files may be no UTF-8: JSON then says so with escapes.
+    click.echo(json.dumps(found.as_dict()) if as_json else found.as_text())
 
 
 @click.command()
@@ -202,7 +206,11 @@ def unseal(
     """Decrypt the sealed model in DIRECTORY into OUT_DIR, which must be new or empty."""
     from sealserve.sealing import read_wrap_key, unseal_model
 
-    with read_wrap_key(key_file, insecure_allow_readable_key=readable) as key, progress_bar("unsealing") as progress:
+    with (
+        interrupted_by_termination(),
+        read_wrap_key(key_file, insecure_allow_readable_key=readable) as key,
+        progress_bar("unsealing") as progress,
+    ):
         model = unseal_model(
             directory,
             out_dir,
@@ -221,6 +229,8 @@ def _mount(directory: Path, key: Secret, mount: str | None) -> str:
 
 
 def _print(model: SealedModel, done: str, *, as_json: bool) -> None:
+    from sealserve.sealing.inspection import shown
+
     if as_json:
         report = {
             "digest": model.digest.hex(),
@@ -228,7 +238,7 @@ def _print(model: SealedModel, done: str, *, as_json: bool) -> None:
             "bytes": model.total_size,
             "files": [{"name": f.name, "size": f.size, "sha256": f.sha256.hex()} for f in model.files],
         }
-        click.echo(json.dumps(report, ensure_ascii=False))
+        click.echo(json.dumps(report))
     else:
-        click.echo(f"{done}: {len(model.files)} files, {model.total_size:,} bytes, for {model.mount}")
+        click.echo(f"{done}: {len(model.files)} files, {model.total_size:,} bytes, for {shown(model.mount)}")
         click.echo(f"model digest: {model.digest.hex()}")

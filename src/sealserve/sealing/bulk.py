@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from sealserve.errors import InputError
+from sealserve.files import explain_os_error
 from sealserve.sealing.crew import MAX_CHUNKS, Board, Crew, crew, may_fork, usable_processors
 from sealserve.sealing.keys import check_wrap_key
 from sealserve.sealing.layout import ENTRY, GROUP_PLAIN, HEAD, FormatVersion, groups, mht_children, plain_offset
@@ -278,7 +279,11 @@ def _hash_range(plain: Storage, hasher: _Hash, span: range, buffer: memoryview) 
 
 
 def _read_exactly(plain: Storage, position: int, into: memoryview) -> None:
-    if plain.read_at(position, into) < len(into):
+    try:
+        read = plain.read_at(position, into)
+    except OSError as error:
+        raise explain_os_error(error, "the plaintext", "read") from error
+    if read < len(into):
         raise _changed()
 
 

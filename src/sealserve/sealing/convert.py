@@ -1,8 +1,8 @@
 """What ``gramine-sgx-pf-crypt`` does, for files and directory trees, without its two traps.
 
-Its output is replaced as a whole and appears only when it is complete, so no old nodes stay behind a smaller file; and
-an input that is its own output is refused. The paths are embedded and verified as Gramine's tool does it: the
-normalised output path, and the normalised input path.
+Its output is replaced as a whole and appears only when it is complete, so no old nodes stay behind a smaller file; an
+output that is a link or no regular file is left alone; and an input that is its own output is refused. The paths are
+embedded and verified as Gramine's tool does it: the normalised output path, and the normalised input path.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from sealserve.files import atomic_writer, explain_os_error, make_directory
 from sealserve.sealing.bulk import Progress, decrypt_from, encrypt_file, part_of, quiet
 from sealserve.sealing.errors import SealingTargetError
 from sealserve.sealing.layout import FormatVersion, sealed_size
+from sealserve.sealing.leftovers import remove_leftovers
 from sealserve.sealing.paths import embeddable, normalise_path
 from sealserve.sealing.reader import EncryptedReader
-from sealserve.sealing.sealer import refuse_nesting
+from sealserve.sealing.storage import open_regular, refuse_irregular
 from sealserve.secret import Secret
 
 Say = Callable[[str], None]
@@ -35,40 +36,64 @@ class Conversion:
 
 
 def plan(source: str, target: str, *, say: Say) -> tuple[list[Conversion], list[str]]:
-    """Which files to convert, and which directories to make; nothing is touched yet.
+    """Which files to convert, and which directories to make; nothing is touched yet. Links are followed.
 
     :param source: a file or a directory, as given by the user. :param target: likewise, where its counterpart goes.
     :param say: told of what is skipped.
-    :raises InputError: the source is missing. :raises SealingTargetError: the target is the source or lies inside it.
+    :raises InputError: the source is missing, or leads into itself by a link.
+    :raises SealingTargetError: a target is a file of the source, lies inside the source, or is no regular file.
     """
     start = Path(source)
+    files: list[Conversion] = []
+    directories: list[str] = []
     try:
         if not start.is_dir():
             size = start.stat().st_size
-            if Path(target).exists() and start.samefile(target):
-                raise SealingTargetError(f"{source} and {target} are the same file", hint="Choose another output.")
             if not start.is_file():
                 raise InputError(f"{source} is neither a file nor a directory")
-            return [Conversion(source, target, size)], []
-        refuse_nesting(start, Path(target))
-        files: list[Conversion] = []
-        directories: list[str] = []
-        pending = [(source, target)]
-        while pending:
-            inside, beside = pending.pop()
-            directories.append(beside)
-            with os.scandir(inside) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    pair = f"{inside}/{entry.name}", f"{beside}/{entry.name}"
-                    if entry.is_dir():
-                        pending.append(pair)
-                    elif entry.is_file():
-                        files.append(Conversion(*pair, entry.stat().st_size))
-                    else:
-                        say(f"Skipping non-regular file {pair[0]}")
+            files.append(Conversion(source, target, size))
+        else:
+            _walk(source, target, files, directories, say)
+        inside = start.resolve()
+        for file in files:
+            _check_target(Path(file.source), Path(file.target))
+        if directories and any(
+            inside in (made := Path(path).resolve()).parents or made == inside for path in directories
+        ):
+            raise SealingTargetError(f"{target} lies inside {source}", hint="Choose an output outside the input.")
     except OSError as error:
         raise explain_os_error(error, source, "read") from error
     return files, directories
+
+
+def _walk(source: str, target: str, files: list[Conversion], directories: list[str], say: Say) -> None:
+    pending: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(source, target, ())]
+    while pending:
+        inside, beside, above = pending.pop()
+        status = Path(inside).stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            raise InputError(f"{inside} leads back to a directory above it by a link", hint="Remove the link.")
+        directories.append(beside)
+        with os.scandir(inside) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                pair = f"{inside}/{entry.name}", f"{beside}/{entry.name}"
+                if entry.is_dir():
+                    pending.append((*pair, (*above, identity)))
+                elif entry.is_file():
+                    files.append(Conversion(*pair, entry.stat().st_size))
+                else:
+                    say(f"Skipping non-regular file {pair[0]}")
+
+
+def _check_target(source: Path, target: Path) -> None:
+    """Refuse to replace the source, and what is no regular file: renaming over ``/dev/null`` would destroy it.
+
+    A link (such as ``/dev/stdout``) is neither replaced nor followed: somebody else may have laid it.
+    """
+    if os.path.lexists(target) and target.exists() and source.samefile(target):
+        raise SealingTargetError(f"{source} and {target} are the same file", hint="Choose another output.")
+    refuse_irregular(target)
 
 
 def encrypt_tree(
@@ -78,21 +103,19 @@ def encrypt_tree(
 
     :raises SealserveError: as :func:`plan` and :func:`~sealserve.sealing.bulk.encrypt_file`.
     """
-    files, directories = plan(source, target, say=say)
+    # Gramine's tool, too, opens what it embeds. Nothing may be left of the path of a directory.
+    files, directories = plan(source, normalise_path(target) or ".", say=say)
     for file in files:
         embeddable(file.target)
-    _make(directories)
+    _prepare(files, directories)
     done, total = 0, sum(file.size for file in files)
     for file in files:
         say(f"Encrypting: {file.source} -> {normalise_path(file.target)}")
-        try:
-            with (
-                Path(file.source).open("rb", buffering=0) as plain,
-                atomic_writer(Path(normalise_path(file.target))) as sealed,
-            ):
-                encrypt_file(plain, sealed, key, file.target, version=version, progress=part_of(progress, done, total))
-        except OSError as error:
-            raise explain_os_error(error, file.source, "read") from error
+        with (
+            open_regular(Path(file.source), follow_links=True) as plain,
+            atomic_writer(Path(file.target)) as sealed,
+        ):
+            encrypt_file(plain, sealed, key, file.target, version=version, progress=part_of(progress, done, total))
         done += file.size
 
 
@@ -108,7 +131,7 @@ def decrypt_tree(
     :raises SealError: a subclass by cause.
     """
     files, directories = plan(source, target, say=say)
-    _make(directories)
+    _prepare(files, directories)
     done, total = 0, sum(file.size for file in files)
     for file in files:
         say(f"Decrypting: {file.source} -> {file.target}")
@@ -123,6 +146,12 @@ def decrypt_tree(
         done += file.size
 
 
-def _make(directories: list[str]) -> None:
+def _prepare(files: list[Conversion], directories: list[str]) -> None:
+    """Make the directories, and remove what killed runs left in them."""
     for directory in directories:
         make_directory(Path(directory), mode=0o755)
+    names: dict[Path, list[str]] = {}
+    for file in files:
+        names.setdefault(Path(file.target).parent, []).append(Path(file.target).name)
+    for parent, here in names.items():
+        remove_leftovers(parent, here)

@@ -121,7 +121,8 @@ class Crew:
             if isinstance(error, BaseException):
                 raise error
         raise MachineError(
-            "a helper process ended unexpectedly", hint="The machine may be short of memory; try with one process."
+            "a helper process ended unexpectedly",
+            hint="The machine may be short of memory. What was there before is untouched: run the command again.",
         )
 
     def kill(self) -> None:

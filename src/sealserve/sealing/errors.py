@@ -66,7 +66,7 @@ class EmbeddedPathError(InputError):
 
 
 class SealingTargetError(InputError):
-    """A directory cannot be the target: it is not empty, or lies inside the source."""
+    """A file or directory cannot be the target: it is or touches the source, is not empty, or is no regular file."""
 
 
 def named(error: SealError, label: str) -> SealError:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sealserve.errors import InputError
+from sealserve.errors import InputError, SealError
 from sealserve.files import explain_os_error
+from sealserve.sealing.errors import named
 from sealserve.sealing.layout import GROUP, HEAD, MAX_SIZE, NODE
-from sealserve.sealing.listing import RESERVED
+from sealserve.sealing.listing import INCOMPLETE_NAME, RESERVED
 from sealserve.sealing.metadata import read_preamble
-from sealserve.sealing.model import SealedModel, embedded_mount, open_sealed_model, scan
+from sealserve.sealing.model import SealedModel, embedded_mount, incomplete, open_sealed_model, scan
 from sealserve.sealing.reader import EncryptedReader
+from sealserve.sealing.storage import is_directory, open_regular
 from sealserve.secret import Secret
 
 
@@ -50,7 +53,7 @@ class FileInspection:
     def as_text(self) -> str:
         """For people."""
         lines = [
-            f"{self.location}: encrypted file of Gramine's format, version {self.version}.{self.minor_version}"
+            f"{shown(self.location)}: encrypted file of Gramine's format, version {self.version}.{self.minor_version}"
             + (" (Gramine up to 1.8)" if self.version == 1 else " (Gramine 1.9 and later)"),
             f"  on disk      {self.length:,} bytes, {self.length // NODE:,} nodes",
         ]
@@ -63,7 +66,7 @@ class FileInspection:
             ]
         else:
             lines += [
-                f"  path         {self.path}",
+                f"  path         {shown(self.path)}",
                 f"  content      {self.size:,} bytes",
                 "  authenticated here: path, size, and the first 3,072 bytes; `sealserve seal verify` checks the rest",
                 "  never authenticated: minor version, flags, padding; nor that this is the newest copy",
@@ -94,10 +97,12 @@ class ModelInspection:
     def as_text(self) -> str:
         """For people."""
         if self.model is None:
-            listed = [f"  {f.location}  version {f.version}.{f.minor_version}  {f.length:,} bytes" for f in self.files]
+            listed = [
+                f"  {shown(f.location)}  version {f.version}.{f.minor_version}  {f.length:,} bytes" for f in self.files
+            ]
             return "\n".join(
                 [
-                    f"{self.directory}: a directory with {len(self.files)} encrypted files",
+                    f"{shown(self.directory)}: a directory with {len(self.files)} encrypted files",
                     *listed,
                     "without the wrap key nothing else can be read, and none of this is authenticated",
                 ]
@@ -105,11 +110,11 @@ class ModelInspection:
         width = max(len(f"{file.size:,}") for file in self.model.files)
         return "\n".join(
             [
-                f"{self.directory}: sealed model",
+                f"{shown(self.directory)}: sealed model",
                 f"  digest       {self.model.digest.hex()}",
-                f"  mount        {self.model.mount}",
+                f"  mount        {shown(self.model.mount)}",
                 f"  content      {self.model.total_size:,} bytes in {len(self.model.files)} files",
-                *(f"  {f.size:>{width},}  {f.sha256.hex()}  {f.name}" for f in self.model.files),
+                *(f"  {f.size:>{width},}  {f.sha256.hex()}  {shown(f.name)}" for f in self.model.files),
                 "  authenticated here: the list, and that every file is the one that was sealed with it;",
                 "  `sealserve seal verify` reads and checks all content",
             ]
@@ -122,7 +127,7 @@ def inspect(path: Path, key: Secret | None = None) -> FileInspection | ModelInsp
     :param key: the wrap key; without it only what everybody can read is told.
     :raises SealError: a subclass by cause. :raises InputError: it cannot be read.
     """
-    if not path.is_dir():
+    if not is_directory(path):
         return inspect_file(path, key)
     if key is not None:
         model = open_sealed_model(path, key, mount=embedded_mount(path, key))
@@ -131,22 +136,32 @@ def inspect(path: Path, key: Secret | None = None) -> FileInspection | ModelInsp
         model, names = None, sorted(scan(path)[0])
     if not names:
         raise InputError(f"{path} is empty", hint="Give a sealed model or an encrypted file.")
-    return ModelInspection(str(path), tuple(inspect_file(path / name, key) for name in names), model)
+    if INCOMPLETE_NAME in names:
+        raise incomplete(path)
+    return ModelInspection(
+        str(path), tuple(inspect_file(path / name, key, follow_links=False) for name in names), model
+    )
 
 
-def inspect_file(path: Path, key: Secret | None = None) -> FileInspection:
-    """Look into one encrypted file; as :func:`inspect`."""
-    try:
-        with path.open("rb") as file:
-            preamble = read_preamble(file.read(NODE))
-            length = path.stat().st_size
-    except OSError as error:
-        raise explain_os_error(error, path, "read") from error
+def inspect_file(path: Path, key: Secret | None = None, *, follow_links: bool = True) -> FileInspection:
+    """Look into one encrypted file; as :func:`inspect`.
+
+    :param follow_links: whether ``path`` may be a link.
+    """
     embedded: str | None = None
     size: int | None = None
-    if key is not None:
-        with EncryptedReader.open(path, key) as reader:
-            embedded, size = reader.path, reader.size
+    # Opened once: all that is told is of the same file.
+    with open_regular(path, follow_links=follow_links) as file:
+        length = os.fstat(file.fileno()).st_size
+        try:
+            preamble = read_preamble(os.pread(file.fileno(), NODE, 0))
+        except SealError as error:
+            raise named(error, shown(str(path))) from None
+        except OSError as error:
+            raise explain_os_error(error, path, "read") from error
+        if key is not None:
+            reader = EncryptedReader(file, key)
+            preamble, embedded, size = reader.preamble, reader.path, reader.size
     return FileInspection(
         str(path),
         preamble.version,
@@ -157,6 +172,11 @@ def inspect_file(path: Path, key: Secret | None = None) -> FileInspection:
         embedded,
         size,
     )
+
+
+def shown(text: str) -> str:
+    """``text`` without what a terminal would obey: whoever wrote a file chose its name, and the path in it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _sizes(length: int) -> tuple[int, int]:

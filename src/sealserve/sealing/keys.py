@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers import algorithms
 
 from sealserve.errors import KeyFileError
 from sealserve.files import PRIVATE, read_secret_file, write_atomically
+from sealserve.sealing.storage import refuse_irregular
 from sealserve.secret import Secret
 
 WRAP_KEY: Final = 16
@@ -45,12 +46,14 @@ def generate_wrap_key(path: Path, *, replace: bool = False) -> None:
 
     :param replace: write over an existing file. What was sealed under the old key can then not be opened any more.
     :raises KeyFileError: the file exists and ``replace`` is not set.
+    :raises SealingTargetError: it is a link or no regular file, which is never replaced.
     """
-    if not replace and (path.exists() or path.is_symlink()):
+    if not replace and os.path.lexists(path):
         raise KeyFileError(
             f"{path} exists already",
             hint="Choose another name; `--force` replaces the key, and what was sealed under it is lost.",
         )
+    refuse_irregular(path)
     write_atomically(path, os.urandom(WRAP_KEY), mode=PRIVATE)
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sealserve.sealing.errors import ModelListError
-from sealserve.sealing.layout import MAX_SIZE
+from sealserve.sealing.layout import MAX_PATH, MAX_SIZE
 
 LIST_NAME: Final = "sealserve.manifest"
 SEALS_NAME: Final = "sealserve.seals"
@@ -115,13 +115,16 @@ class Seals:
     def decode(cls, data: bytes) -> Seals:
         """Read seals.
 
-        :raises ModelListError: these are none.
+        :raises ModelListError: these are none, or not canonical.
         """
         content = _load(data, _SEALS_FORMAT, {"model", "files"})
         files = content["files"]
         if not isinstance(files, dict):
             raise _malformed("its files are no object")
-        return cls(_bytes(content["model"], 32), {_name(name): _bytes(value, 48) for name, value in files.items()})
+        read = cls(_bytes(content["model"], 32), {_name(name): _bytes(value, 48) for name, value in files.items()})
+        if read.encode() != data:
+            raise _malformed("it is not in canonical form")
+        return read
 
 
 def _canonical(content: dict[str, Any]) -> bytes:
@@ -154,6 +157,12 @@ def _name(value: Any) -> str:
         raise _malformed("a name is no relative path")
     if value in RESERVED:
         raise _malformed(f"it names {value}")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise _malformed("a name is not UTF-8") from None
+    if length > MAX_PATH:
+        raise _malformed("a name is longer than any path in an encrypted file")
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hmac
 import os
 import stat
@@ -35,7 +34,7 @@ from sealserve.sealing.listing import (
 from sealserve.sealing.paths import join, normalise_path
 from sealserve.sealing.pipeline import copy_plaintext
 from sealserve.sealing.reader import EncryptedReader
-from sealserve.sealing.storage import write_all
+from sealserve.sealing.storage import open_regular, write_all
 from sealserve.secret import Secret
 
 
@@ -83,7 +82,7 @@ class SealedModel:
         :raises SealError: a subclass by cause.
         """
         entry = self.file(name)
-        reader = open_regular(self.directory, name, self._key, join(self.mount, name))
+        reader = open_member(self.directory, name, self._key, join(self.mount, name))
         if reader.size != entry.size or not hmac.compare_digest(reader.identity, self._identities[name]):
             reader.close()
             raise FileReplacedError(
@@ -154,7 +153,7 @@ def open_sealed_model(directory: Path, key: Secret, *, mount: str, expected_dige
         raise EmbeddedPathError("the mount path is empty", hint="Give the path at which the enclave sees the model.")
     present, empty = scan(directory)
     if LIST_NAME not in present or SEALS_NAME not in present or INCOMPLETE_NAME in present:
-        raise _incomplete(directory)
+        raise incomplete(directory)
     listing = ModelList.decode(_read_list(directory, LIST_NAME, key, mount))
     if expected_digest is not None and not hmac.compare_digest(listing.digest, expected_digest):
         raise ModelDigestError(
@@ -181,9 +180,9 @@ def embedded_mount(directory: Path, key: Secret) -> str:
 
     :raises SealError: a subclass by cause.
     """
-    if not (directory / LIST_NAME).exists():
-        raise _incomplete(directory)
-    with open_regular(directory, LIST_NAME, key, None) as reader:
+    if LIST_NAME not in scan(directory)[0]:
+        raise incomplete(directory)
+    with open_member(directory, LIST_NAME, key, None) as reader:
         mount, _, name = reader.path.rpartition("/")
     if name != LIST_NAME:
         raise SealedPathError(
@@ -193,7 +192,8 @@ def embedded_mount(directory: Path, key: Secret) -> str:
     return mount or "/"
 
 
-def _incomplete(directory: Path) -> ModelIncompleteError:
+def incomplete(directory: Path) -> ModelIncompleteError:
+    """The error of a directory without its list, or with the mark of a run that has not ended."""
     return ModelIncompleteError(
         f"{directory} is no complete sealed model: it has no list of files, or is still being written",
         hint="Seal the model with `sealserve seal`; an interrupted run is simply run again.",
@@ -218,39 +218,31 @@ def _some(names: set[str]) -> str:
 
 
 def _read_list(directory: Path, name: str, key: Secret, mount: str) -> bytes:
-    with open_regular(directory, name, key, join(mount, name)) as reader:
+    with open_member(directory, name, key, join(mount, name)) as reader:
         if reader.size > MAX_LIST_BYTES:
             raise ModelListError(f"{name} has {reader.size} bytes; a list has at most {MAX_LIST_BYTES}")
         return reader.read()
 
 
-def open_regular(directory: Path, name: str, key: Secret, expected_path: str | None) -> EncryptedReader:
+def open_member(directory: Path, name: str, key: Secret, expected_path: str | None) -> EncryptedReader:
     """Open an encrypted file of an untrusted directory: no link, no device, nothing that blocks."""
     path = directory / name
     try:
-        file = open(  # noqa: SIM115 - the reader closes it; Path.open takes no opener
-            path, "rb", buffering=0, opener=lambda p, flags: os.open(p, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-        )
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileMissingError(
+            f"{name!r} of the sealed model is missing", hint="Copy the sealed model again as a whole."
+        ) from None
     except OSError as error:
-        if not os.path.lexists(path):
-            raise FileMissingError(
-                f"{name!r} of the sealed model is missing", hint="Copy the sealed model again as a whole."
-            ) from error
-        if error.errno == errno.ELOOP:
-            raise _irregular(path) from error
         raise explain_os_error(error, path, "read") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise _irregular(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UnexpectedFileError(f"{path} is no regular file", hint="Copy the sealed model again as a whole.")
+    file = open_regular(path, follow_links=False)  # refuses what was put in its place since then
     try:
         return EncryptedReader(file, key, expected_path=expected_path, close_file=True)
     except BaseException:
         file.close()
         raise
-
-
-def _irregular(path: Path) -> UnexpectedFileError:
-    return UnexpectedFileError(f"{path} is no regular file", hint="Copy the sealed model again as a whole.")
 
 
 def scan(directory: Path) -> tuple[set[str], set[str]]:

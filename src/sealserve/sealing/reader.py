@@ -26,7 +26,7 @@ from sealserve.sealing.layout import (
 from sealserve.sealing.metadata import open_metadata
 from sealserve.sealing.nodes import NodeDecryptor, decrypt_node
 from sealserve.sealing.paths import normalise_path
-from sealserve.sealing.storage import Storage, storage_of
+from sealserve.sealing.storage import Storage, open_regular, storage_of
 from sealserve.secret import Secret
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class EncryptedReader(io.RawIOBase):
     :param allow_trailing: accept bytes behind the last node, which nothing authenticates, and ignore them. Gramine's
         tool leaves such behind when it writes over a larger file.
     :param close_file: close ``file`` together with the reader.
-    :raises SealError: a subclass by cause, here and on every read.
+    :raises SealError: a subclass by cause, here and on every read. :raises InputError: reading ``file`` failed.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class EncryptedReader(io.RawIOBase):
         self._label = str(name) if isinstance(name, str | Path) else ""
         self._tables: OrderedDict[int, memoryview] = OrderedDict()
         node = bytearray(NODE)
-        read = self._storage.read_at(0, memoryview(node))
+        read = self._read_at(0, memoryview(node))
         try:
-            preamble, self._metadata = open_metadata(node[:read], key)
+            self.preamble, self._metadata = open_metadata(node[:read], key)
             self._check_length(allow_trailing)
             self._check_path(expected_path)
         except SealError as error:
             raise named(error, self._label) from None
-        self.version: FormatVersion = preamble.version
-        self.identity: bytes = preamble.identity
+        self.version: FormatVersion = self.preamble.version
+        self.identity: bytes = self.preamble.identity
         """48 bytes that tell this sealing of the file from every other under the same wrap key."""
         self.size: int = self._metadata.size
         """Bytes of plaintext."""
@@ -90,12 +90,9 @@ class EncryptedReader(io.RawIOBase):
     ) -> EncryptedReader:
         """Open the file at ``path``; it is closed together with the reader.
 
-        :raises InputError: it cannot be opened.
+        :raises InputError: it cannot be opened, or is no regular file.
         """
-        try:
-            file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise explain_os_error(error, path, "read") from error
+        file = open_regular(path, follow_links=True)
         try:
             return cls(file, key, expected_path=expected_path, allow_trailing=allow_trailing, close_file=True)
         except BaseException:
@@ -254,7 +251,7 @@ class EncryptedReader(io.RawIOBase):
         if self._decryptor is None:
             self._decryptor = NodeDecryptor()
         sealed = self._decryptor.sealed(count)
-        if self._storage.read_at(data_offset(node), sealed) < len(sealed):
+        if self._read_at(data_offset(node), sealed) < len(sealed):
             raise self._cut_off()
         return self._decryptor.decrypt(table[slot * ENTRY : (slot + count) * ENTRY], count, into)
 
@@ -269,7 +266,7 @@ class EncryptedReader(io.RawIOBase):
             parent, slot = mht_parent(mht)
             entry = self._table(parent)[child_slot(slot)]
         sealed = bytearray(NODE)
-        if self._storage.read_at(mht_offset(mht), memoryview(sealed)) < NODE:
+        if self._read_at(mht_offset(mht), memoryview(sealed)) < NODE:
             raise self._cut_off()
         table = memoryview(bytearray(NODE))
         decrypt_node(sealed, entry, table)
@@ -277,6 +274,12 @@ class EncryptedReader(io.RawIOBase):
             self._tables.popitem(last=False)
         self._tables[mht] = table
         return table
+
+    def _read_at(self, position: int, into: memoryview) -> int:
+        try:
+            return self._storage.read_at(position, into)
+        except OSError as error:
+            raise explain_os_error(error, self._label or "the encrypted file", "read") from error
 
     @staticmethod
     def _cut_off() -> SealedLengthError:

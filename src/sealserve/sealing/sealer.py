@@ -12,21 +12,18 @@ import contextlib
 import fcntl
 import io
 import os
-import re
-import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from sealserve.errors import ModelError, SealserveError
-from sealserve.files import atomic_writer, explain_os_error, make_directory, sync_directory
+from sealserve.files import atomic_writer, explain_os_error, make_directory, partial_of
 from sealserve.sealing.bulk import Progress, encrypt_file, part_of, quiet
 from sealserve.sealing.errors import EmbeddedPathError, SealingTargetError
 from sealserve.sealing.keys import check_wrap_key
 from sealserve.sealing.layout import FormatVersion
+from sealserve.sealing.leftovers import atomic_directory, remove_leftovers
 from sealserve.sealing.listing import (
     INCOMPLETE_NAME,
     LIST_NAME,
@@ -40,10 +37,9 @@ from sealserve.sealing.metadata import FILE_ID
 from sealserve.sealing.model import SealedModel, open_sealed_model, scan
 from sealserve.sealing.paths import embeddable, join, normalise_path
 from sealserve.sealing.reader import EncryptedReader
+from sealserve.sealing.storage import is_directory
 from sealserve.sealing.writer import EncryptedWriter
 from sealserve.secret import Secret
-
-_PARTIAL: Final = re.compile(r"\..*\.[0-9a-f]{12}\.partial")
 
 
 @dataclass(frozen=True)
@@ -136,22 +132,19 @@ def unseal_model(
     """Decrypt a sealed model into ``target_dir``, which must be missing or empty.
 
     It is written beside the target and renamed when every file was checked, so no part of a model appears there. Only
-    a run that is killed leaves something: ``.NAME.*.partial`` beside the target, in the clear, readable by its owner.
+    a run that is killed leaves something: ``.NAME.*.partial`` beside the target, in the clear, readable by its owner;
+    the next run with this target removes it.
 
     :raises SealError: a subclass by cause.
     :raises SealingTargetError: the target is not usable. :raises MachineError: the disk is full or read-only.
     """
     model = open_sealed_model(directory, key, mount=mount, expected_digest=expected_digest)
     refuse_nesting(directory, target_dir)
-    if target_dir.exists() and (not target_dir.is_dir() or any(target_dir.iterdir())):
-        raise SealingTargetError(f"{target_dir} is not empty", hint="Choose an empty or a new directory.")
-    if target_dir.is_mount():
-        raise SealingTargetError(f"{target_dir} is a mount point", hint="Choose a directory inside it.")
+    target = _new_directory(target_dir)
+    remove_leftovers(target.parent, [target.name])
     report = progress or quiet
-    beside = target_dir.with_name(f".{target_dir.name}.{secrets.token_hex(6)}.partial")
-    make_directory(beside, mode=0o700)
     done = 0
-    try:
+    with atomic_directory(target) as beside:
         for empty in model.directories:
             make_directory(beside / empty, mode=0o700)
         for file in model.files:
@@ -160,22 +153,37 @@ def unseal_model(
             with atomic_writer(path, mode=0o600) as plain:
                 model.decrypt_to(file.name, plain, progress=part_of(report, done, model.total_size))
             done += file.size
-        beside.replace(target_dir)
-        sync_directory(target_dir.parent)
-    except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise explain_os_error(error, target_dir, "write") from error
-        raise
     return model
+
+
+def _new_directory(given: Path) -> Path:
+    """``given`` itself, with links followed.
+
+    :raises SealingTargetError: it is neither missing nor empty, or cannot be put in place by renaming.
+    """
+    try:
+        target = given.resolve()
+        if target.exists():
+            if not target.is_dir() or any(target.iterdir()):
+                raise SealingTargetError(f"{given} is not empty", hint="Choose an empty or a new directory.")
+            if target.is_mount():
+                raise SealingTargetError(f"{given} is a mount point", hint="Choose a directory inside it.")
+            if target.samefile("."):
+                raise SealingTargetError(f"{given} is the current directory", hint="Choose a directory inside it.")
+    except OSError as error:
+        raise explain_os_error(error, given, "write") from error
+    return target
 
 
 def refuse_nesting(source: Path, target: Path) -> None:
     """Refuse a target that is the source, lies inside it, or around it.
 
-    :raises SealingTargetError: it does.
+    :raises SealingTargetError: it does. :raises InputError: one cannot be looked at.
     """
-    inner, outer = source.resolve(), target.resolve()
+    try:
+        inner, outer = source.resolve(), target.resolve()
+    except OSError as error:
+        raise explain_os_error(error, target, "use") from error
     if inner == outer or inner in outer.parents or outer in inner.parents:
         raise SealingTargetError(
             f"{target} and {source} lie inside each other", hint="Choose a target outside the source directory."
@@ -183,10 +191,10 @@ def refuse_nesting(source: Path, target: Path) -> None:
 
 
 def _scan_source(directory: Path) -> _Source:
-    if not directory.is_dir():
+    if not is_directory(directory):
         raise ModelError(f"{directory} is no directory", hint="Give the directory of the model.")
     names, empty = scan(directory)
-    if reserved := names & RESERVED:
+    if reserved := {name.partition("/")[0] for name in names | empty} & RESERVED:
         raise ModelError(
             f"{directory} already holds {min(reserved)}: it is a sealed model",
             hint="Unseal it first, or give the directory of the model in the clear.",
@@ -220,7 +228,7 @@ def _open_source(path: Path) -> Iterator[io.FileIO]:
 @contextlib.contextmanager
 def _incomplete(target: Path, *, replace: bool) -> Iterator[None]:
     """Hold the mark of an incomplete model in ``target``; on an error, take away what this run wrote."""
-    created = not target.exists()
+    created = not is_directory(target)
     make_directory(target, mode=0o755)
     present, _ = scan(target)
     if present and INCOMPLETE_NAME not in present:
@@ -241,10 +249,12 @@ def _incomplete(target: Path, *, replace: bool) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise SealingTargetError(
                 f"another run is sealing into {target}", hint="Wait for it to end, or choose another directory."
             ) from None
+        except OSError as error:
+            raise explain_os_error(error, mark, "lock") from error
         _clear(target)
         yield
         mark.unlink()
@@ -264,7 +274,7 @@ def _incomplete(target: Path, *, replace: bool) -> Iterator[None]:
 def _is_ours(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
-    if path.name == INCOMPLETE_NAME or _PARTIAL.fullmatch(path.name):
+    if path.name == INCOMPLETE_NAME or partial_of(path.name) is not None:
         return True
     with path.open("rb") as file:
         return file.read(len(FILE_ID)) == FILE_ID

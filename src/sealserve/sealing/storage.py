@@ -5,7 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
+from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from sealserve.errors import InputError
+from sealserve.files import explain_os_error
+from sealserve.sealing.errors import SealingTargetError
 
 
 class Storage(Protocol):
@@ -101,13 +107,68 @@ def storage_of(file: BinaryIO) -> Storage:
 
     A descriptor is used only where the object is known to be a plain view of it: a decompressing file, for example,
     also has a ``fileno()``, but other bytes.
+
+    :raises ValueError: the file is open for appending, where everything is written at its end.
     """
+    if "a" in str(getattr(file, "mode", "")):
+        raise ValueError("a file that is open for appending cannot be written at positions: open it with 'w+b'")
     raw = file.raw if isinstance(file, io.BufferedReader | io.BufferedWriter | io.BufferedRandom) else file
     if not isinstance(raw, io.FileIO):
         return ObjectStorage(file)
     if file.writable():
         file.flush()
     return DescriptorStorage(raw.fileno())
+
+
+def is_directory(path: Path) -> bool:
+    """Whether ``path`` is a directory or a link to one.
+
+    :raises InputError: that cannot be found out.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise explain_os_error(error, path, "read") from error
+
+
+def open_regular(path: Path, *, follow_links: bool) -> io.FileIO:
+    """Open a file for reading that must be a regular one; nothing that is put in its place makes this block.
+
+    :param follow_links: whether ``path`` itself may be a link.
+    :raises InputError: it is no regular file, or cannot be opened.
+    """
+    more = os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
+    try:
+        file = io.FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | more))
+    except IsADirectoryError:
+        raise InputError(f"{path} is a directory, not a file") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink() and not follow_links:
+            raise InputError(f"{path} is a link, not a file") from None
+        raise explain_os_error(error, path, "read") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f"{path} is no regular file", hint="A pipe or a device cannot be read at positions.")
+    return file
+
+
+def refuse_irregular(target: Path) -> None:
+    """Refuse to replace something that is no regular file, such as ``/dev/null`` or a link.
+
+    :raises SealingTargetError: it is there and none. :raises InputError: that cannot be found out.
+    """
+    try:
+        status = target.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise explain_os_error(error, target, "write") from error
+    if stat.S_ISLNK(status.st_mode):
+        raise SealingTargetError(f"{target} is a link", hint="Give the path of the file itself.")
+    if not stat.S_ISREG(status.st_mode):
+        raise SealingTargetError(f"{target} is there, and no regular file", hint="Choose another output.")
 
 
 def write_all(target: BinaryIO, piece: memoryview) -> None:
