@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import resource
 import struct
 import sys
 import types
@@ -154,6 +155,16 @@ def test_a_damaged_file_gives_tensors_or_a_weight_file_error(data):
     with contextlib.suppress(WeightFileError):
         for array in parse_pytorch_file(bytes(damaged)).values():
             array.sum()
+
+
+def test_a_huge_memo_index_is_refused_before_a_table_is_made_for_it():
+    original = weight_file({"a": Tensor("1", [1, 2, 3, 4], shape=(2, 2), strides=(2, 1))})
+    memo = original.index(b"q\x00")  # BINPUT 0 becomes LONG_BINPUT 0x7FFFFFFF
+    bomb = original[:memo] + b"r\xff\xff\xff\x7f" + original[memo + 2 :]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightFileError, match="malformed"):
+        parse_pytorch_file(bomb)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; the table would take 32 GiB
 
 
 def test_a_missing_file_is_an_input_error(tmp_path):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
@@ -152,9 +153,19 @@ class _Unpickler(pickle.Unpickler):
 
 def _unpickle(file: BinaryIO, allowed: dict[tuple[str, str], Any] | None = None) -> Any:
     try:
+        _check_memo(file)
         return _Unpickler(file, allowed or {}).load()
     except _MALFORMED as error:
         raise WeightFileError("the weight file is malformed or cut short") from error
+
+
+def _check_memo(file: BinaryIO) -> None:
+    """Refuse a memo index beyond the pickle's size: the unpickler makes a table as long as the largest one says."""
+    start = file.tell()
+    for opcode, argument, position in pickletools.genops(file):
+        if opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"} and int(argument or 0) > (position or 0):
+            raise pickle.UnpicklingError("memo index out of range")
+    file.seek(start)
 
 
 def _read_storage(data: bytes, file: io.BytesIO, storage: _Storage) -> np.ndarray[Any, Any]:
