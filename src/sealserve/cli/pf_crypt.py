@@ -11,7 +11,7 @@ import click
 from sealserve.cli.progress import progress_bar
 
 
-@click.command(name="pf-crypt")
+@click.command(name="pf-crypt", short_help="Take the place of gramine-sgx-pf-crypt.")
 @click.argument("mode", type=click.Choice(["gen-key", "encrypt", "decrypt"]))
 @click.option("-w", "--wrap-key", "key_file", required=True, type=click.Path(path_type=Path), help="Wrap key file.")
 @click.option("-i", "--input", "source", help="File or directory to convert.")
