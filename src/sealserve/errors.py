@@ -49,6 +49,18 @@ class SealserveError(Exception):
         return out
 
 
+def describe_failure(error: BaseException) -> dict[str, str | int]:
+    """Any error as scripts read it: ``error``, ``reason``, ``hint`` if there is one, ``exit_code``.
+
+    The text of a foreign exception is left out: it could hold anything.
+    """
+    if isinstance(error, SealserveError):
+        return {**error.as_dict(), "exit_code": error.exit_code}
+    if isinstance(error, KeyboardInterrupt):
+        return {"error": "interrupted", "reason": "interrupted", "exit_code": 130}
+    return {"error": f"a defect in sealserve ({type(error).__name__})", "reason": "defect", "exit_code": 1}
+
+
 # --- 3: what the user gave is not usable --------------------------------------------------------------------------
 
 

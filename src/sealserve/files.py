@@ -132,7 +132,10 @@ def read_secret_file(path: Path, *, size: int | None = None, insecure_allow_read
             hint=f"Run `chmod 600 {path}`.",
         )
     if size is not None and len(data) != size:
-        raise KeyFileError(f"the key file {path} has {len(data)} bytes; it must have exactly {size} raw bytes")
+        raise KeyFileError(
+            f"the key file {path} has {len(data)} bytes; it must have exactly {size} raw bytes",
+            hint="Name the right file, or restore it from a backup: what was sealed under it opens with no other key.",
+        )
     return Secret(data)
 
 

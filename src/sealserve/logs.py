@@ -49,6 +49,21 @@ def presentable(value: Any) -> Any:
             return f"<{type(value).__name__}>"
 
 
+def printable(text: str) -> str:
+    """``text`` without the power to do anything to a terminal: control, format and bidi characters are shown escaped.
+
+    For whatever somebody else may have written: a replica's log, a file's name, a message that quotes either.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for text of several lines, which stay lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``event`` and the fields."""
 
@@ -64,7 +79,7 @@ class JsonFormatter(logging.Formatter):
             entry.update(presentable(fields))
         if record.exc_info and record.exc_info[1] is not None:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps(entry)
 
 
 class TextFormatter(logging.Formatter):
@@ -74,16 +89,40 @@ class TextFormatter(logging.Formatter):
         moment = datetime.fromtimestamp(record.created).astimezone()
         fields = getattr(record, "fields", None)
         tail = " ".join(f"{k}={presentable(v)}" for k, v in fields.items()) if isinstance(fields, dict) else ""
-        line = f"{moment:%H:%M:%S} {record.levelname.lower():<8} {record.getMessage()} {tail}".rstrip()
-        if record.exc_info and record.exc_info[1] is not None:
-            line += "\n" + self.formatException(record.exc_info)
-        return line
+        line = printable(f"{moment:%H:%M:%S} {record.levelname.lower():<8} {record.getMessage()} {tail}".rstrip())
+        return line + _exception_of(self, record)
 
 
-def configure(*, json_lines: bool, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Send the logs of sealserve to ``stream`` (standard error if not given), as JSON lines or as text."""
+class CommandFormatter(logging.Formatter):
+    """``warning: insecure policy loaded: policy replicas, accepts simulated platforms``: as commands speak."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", None)
+        details = [f"{k.replace('_', ' ')} {_plain(v)}" for k, v in fields.items()] if isinstance(fields, dict) else []
+        line = f"{record.levelname.lower()}: {record.getMessage().replace('-', ' ')}"
+        return printable(line + (": " + ", ".join(details) if details else "")) + _exception_of(self, record)
+
+
+def _plain(value: Any) -> str:
+    shown = presentable(value)
+    return ", ".join(map(str, shown)) if isinstance(shown, list) else str(shown)
+
+
+def _exception_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    if not record.exc_info or record.exc_info[1] is None:
+        return ""
+    return "\n" + printable_lines(formatter.formatException(record.exc_info))
+
+
+def configure(
+    *, json_lines: bool, level: int = logging.INFO, stream: TextIO | None = None, command: bool = False
+) -> None:
+    """Send the logs of sealserve to ``stream`` (standard error if not given), as JSON lines or as text.
+
+    :param command: as text of a command that ends soon: without times.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if json_lines else TextFormatter())
+    handler.setFormatter(JsonFormatter() if json_lines else CommandFormatter() if command else TextFormatter())
     root = logging.getLogger(_ROOT)
     root.handlers[:] = [handler]
     root.setLevel(level)

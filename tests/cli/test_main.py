@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import os
+import pty
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from sealserve import logs
+from sealserve.cli import failures
 from sealserve.cli import main as root
 from sealserve.errors import InputError
 
@@ -51,7 +59,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
 
 
 def test_an_error_is_one_message_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    code = root.show_error(InputError("no model at x", hint="Look elsewhere."), machine_readable=False)
+    code = failures.show_failure(InputError("no model at x", hint="Look elsewhere."), machine_readable=False)
     printed = capsys.readouterr()
     assert code == 3
     assert printed.out == ""
@@ -59,7 +67,7 @@ def test_an_error_is_one_message_with_a_hint(capsys: pytest.CaptureFixture[str])
 
 
 def test_an_error_is_json_where_scripts_read(capsys: pytest.CaptureFixture[str]) -> None:
-    root.show_error(InputError("no model at x", hint="Look elsewhere."), machine_readable=True)
+    failures.show_failure(InputError("no model at x", hint="Look elsewhere."), machine_readable=True)
     assert json.loads(capsys.readouterr().err) == {
         "error": "no model at x",
         "reason": "input",
@@ -68,11 +76,107 @@ def test_an_error_is_json_where_scripts_read(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_missing_package_names_the_extra_that_brings_it() -> None:
-    error = root.explain_missing_module(ModuleNotFoundError("No module named 'grpc'", name="grpc.aio"))
+    error = failures.explain_missing_module(ModuleNotFoundError("No module named 'grpc'", name="grpc.aio"))
     assert error.exit_code == 6
     assert ".[server]" in str(error.hint)
 
 
 def test_a_module_of_our_own_that_is_missing_is_a_defect() -> None:
     with pytest.raises(ModuleNotFoundError):
-        root.explain_missing_module(ModuleNotFoundError("no", name="sealserve.nowhere"))
+        failures.explain_missing_module(ModuleNotFoundError("no", name="sealserve.nowhere"))
+
+
+def test_an_error_is_folded_to_a_narrow_terminal_and_paths_stay_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "/a/very/long/path/that/is/there/to/be/copied/model.pb"
+    failures.show_failure(InputError(f"there is no model at {path} or near it", hint="Look."), machine_readable=False)
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.strip() == path for line in lines)
+    assert all(len(line) <= 40 for line in lines if path not in line)
+
+
+def test_an_error_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    failures.show_failure(InputError("evil \x1b[2J\nname", hint="\x9b1m"), machine_readable=False)
+    printed = capsys.readouterr().err
+    assert all(line.isprintable() for line in printed.splitlines())
+    assert len(printed.splitlines()) == 3
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_are_for_terminals_that_want_them(environment: dict[str, str], coloured: bool) -> None:
+    outside, inside = pty.openpty()
+    command = [sys.executable, "-m", "sealserve", "model", "fetch", "unknown"]
+    plain = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+    subprocess.run(command, stdout=inside, stderr=inside, env={**plain, **environment}, check=False, timeout=60)
+    os.close(inside)
+    assert (b"\x1b[" in os.read(outside, 4096)) is coloured
+    os.close(outside)
+    assert "\x1b" not in sealserve("model", "fetch", "unknown").stderr
+
+
+def test_a_wrong_command_line_is_json_where_scripts_read() -> None:
+    done = sealserve("status", "--json", "--frobnicate")
+    assert done.returncode == 2
+    assert json.loads(done.stderr)["reason"] == "usage"
+
+
+def test_a_defect_is_told_with_its_trace_and_an_exit_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failures.show_failure(KeyError("x"), machine_readable=True) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback") or "KeyError" in lines[0]
+    assert json.loads(lines[-1])["reason"] == "defect"
+
+
+def test_a_full_disk_behind_the_output_is_no_defect() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sealserve", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 6
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_last_event_of_a_failure_has_its_cause(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), failures.final_event(enabled=True, event="end", result="failed"):
+        raise KeyboardInterrupt
+    assert json.loads(capsys.readouterr().out) == {
+        "event": "end",
+        "result": "failed",
+        "error": "interrupted",
+        "reason": "interrupted",
+        "exit_code": 130,
+    }
+    with pytest.raises(InputError), failures.final_event(enabled=False, event="end"):
+        raise InputError("no")
+    assert capsys.readouterr().out == ""
+
+
+def test_ctrl_c_prints_no_trace_at_any_moment_of_a_short_command() -> None:
+    for moment in range(1, 6):
+        with subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", "sealserve", "status", "--state", "/nonexistent"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            # By the imports that it has done, so that the moments are the same on a slow machine.
+            ours = (line for line in process.stderr if "click" in line or "sealserve.cli" in line)
+            for _ in zip(range(moment * 4), ours, strict=False):
+                pass
+            process.send_signal(signal.SIGINT)
+            _, rest = process.communicate(timeout=60)
+        assert "Traceback" not in rest
+        assert process.returncode in {130, -signal.SIGINT, 5}
+
+
+def test_a_library_warning_reads_as_the_commands_do() -> None:
+    stream = io.StringIO()
+    logs.configure(json_lines=False, stream=stream, command=True)
+    logs.event(
+        logs.get_logger("sealserve.x"), logging.WARNING, "insecure-policy-loaded", policy="p", accepts=["a", "b\x1b"]
+    )
+    assert stream.getvalue() == "warning: insecure policy loaded: policy p, accepts a, b\\x1b\n"

@@ -16,6 +16,8 @@ pytest.importorskip("openvino")
 
 from sealserve_command import COMMAND, json_lines, processes_of, run
 
+from sealserve.local.ownership import ForeignDirectoryError, claim
+
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
@@ -87,13 +89,21 @@ def test_no_log_holds_the_wrap_key(told: tuple[Path, list[dict[str, Any]]]) -> N
         assert not any(form in path.read_bytes() for form in forms), path
 
 
-def test_a_second_demonstration_uses_the_same_directory_again(told: tuple[Path, list[dict[str, Any]]]) -> None:
-    from sealserve.demo.story import prepare_directory
-    from sealserve.errors import InputError
-
-    with pytest.raises(InputError, match="not empty"):
-        prepare_directory(told[0].parent)
-    assert (told[0] / "owner" / "wrap.key").exists()
+def test_a_directory_that_no_demonstration_made_is_refused_and_left_alone(
+    told: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "thesis.tex").write_text("years")
+    done = run("demo", "--json", "--directory", tmp_path, cwd=tmp_path)
+    assert done.returncode == 3
+    assert json_lines(done.stdout)[-1]["event"] == "end"
+    assert json_lines(done.stdout)[-1]["result"] == "failed"
+    assert json_lines(done.stderr)[-1]["reason"] == "foreign-directory"
+    assert (tmp_path / "owner" / "thesis.tex").read_text() == "years"
+    # Neither takes the other's directory: a demonstration would delete a cluster's keys.
+    with pytest.raises(ForeignDirectoryError, match="demonstration"):
+        claim(told[0], "cluster")
+    assert not claim(told[0], "demonstration").new
 
 
 def test_a_file_that_is_no_picture_ends_it_before_anything_is_made(tmp_path: Path) -> None:

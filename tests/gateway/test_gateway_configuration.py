@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from sealserve.addresses import Address
 from sealserve.errors import ConfigurationError
-from sealserve.gateway import Nginx, check_configuration, render_nginx
+from sealserve.gateway import Nginx, check_configuration, render_nginx, worker_user
 
 
 def _render(directory: Path, **changes: Any) -> str:
@@ -18,7 +19,7 @@ def _render(directory: Path, **changes: Any) -> str:
         "server_name": "replica.sealserve.internal",
         "upstreams": [Address("127.0.0.1", 7001), Address("::1", 7002)],
         "runtime_dir": directory,
-        "as_root": os.geteuid() == 0,
+        "user": worker_user(),
     }
     return render_nginx(**(arguments | changes))
 
@@ -39,9 +40,20 @@ def test_nothing_in_it_ends_tls_or_speaks_http(tmp_path: Path) -> None:
     assert 'default "";' in text
 
 
-@pytest.mark.parametrize("as_root", [True, False])
-def test_the_user_is_set_for_root_only(tmp_path: Path, as_root: bool) -> None:
-    assert ("user root;" in _render(tmp_path, as_root=as_root)) is as_root
+def test_the_user_is_set_for_root_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "user nobody nogroup;" in _render(tmp_path, user="nobody nogroup")
+    assert "\nuser " not in _render(tmp_path, user=None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert worker_user() is None
+
+
+def test_workers_stay_roots_where_root_may_not_become_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("setgroups")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert worker_user() == "root"
 
 
 def test_a_dynamic_module_is_loaded_first(tmp_path: Path) -> None:

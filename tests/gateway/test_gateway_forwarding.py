@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
 import signal
 import socket
 import ssl
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.addresses import Address
-from sealserve.gateway import ACCESS_LOG, PID_FILE, Nginx, check_configuration, render_nginx
+from sealserve.gateway import ACCESS_LOG, PID_FILE, Nginx, check_configuration, render_nginx, worker_user
 
 NAME = "replica.sealserve.internal"
 
@@ -113,7 +112,7 @@ def gateway(nginx: Nginx, tmp_path: Path, certificate: Path) -> Iterator[tuple[A
             server_name=NAME,
             upstreams=[server.address for server in servers],
             runtime_dir=tmp_path,
-            as_root=os.geteuid() == 0,
+            user=worker_user(),
         )
     )
     check_configuration(nginx, configuration, tmp_path)

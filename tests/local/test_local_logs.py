@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from sealserve.errors import InputError
 from sealserve.local.account import Account, as_text
 from sealserve.local.events import ProcessDied, ProcessReady, ProcessReported, ProcessStarted, ProcessStopped
 from sealserve.local.logview import Follower
@@ -28,6 +30,20 @@ def test_a_log_goes_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
     assert (tmp_path / "x.log").read_bytes() == b"1\n2\n"
 
 
+def test_what_ended_a_cluster_is_in_its_log_and_told_by_whoever_catches_it(tmp_path: Path) -> None:
+    shown: list[object] = []
+    account = Account(tmp_path / "supervisor.log", shown.append)
+    with pytest.raises(InputError), account.failures():
+        raise InputError("no model", hint="Get one.")
+    with pytest.raises(KeyError), account.failures():
+        raise KeyError("may hold anything")
+    first, second = (json.loads(line) for line in (tmp_path / "supervisor.log").read_text().splitlines())
+    assert (first["event"], first["error"], first["exit_code"]) == ("cluster-failed", "no model", 3)
+    assert second["reason"] == "defect"
+    assert "anything" not in second["error"]
+    assert shown == []
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_log_on_a_full_disk_loses_lines_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "x.log").symlink_to("/dev/full")
@@ -36,13 +52,16 @@ def test_a_log_on_a_full_disk_loses_lines_and_nothing_else(tmp_path: Path) -> No
     log.close()
 
 
-def test_a_foreign_log_is_moved_only_when_full(tmp_path: Path) -> None:
+def test_a_log_that_another_program_has_open_is_emptied_only_when_full(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     assert not rotate_if_full(path)
     path.write_bytes(b"x" * 11)
     assert not rotate_if_full(path, limit=11)
-    assert rotate_if_full(path, limit=10)
-    assert not path.exists()
+    with path.open("ab") as held_by_nginx:
+        assert rotate_if_full(path, limit=10)
+        held_by_nginx.write(b"more")
+    assert path.read_bytes() == b"more"
+    assert previous(path).read_bytes() == b"x" * 11
 
 
 def test_a_follower_reads_on_across_rotation(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 
@@ -12,21 +13,27 @@ from sealserve.deploy import Deployment
 from sealserve.errors import KeyFileError, ModelError
 from sealserve.evidence import AppraisalPolicy
 from sealserve.local.layout import Layout
+from sealserve.local.ownership import MARKER, claim
 from sealserve.local.prepare import (
     PreparedModel,
+    TrustRootChangedError,
     check_machine,
     prepare_keys,
     prepare_model,
     prepare_platform,
     prepare_policies,
 )
+from sealserve.models.graph import GraphBuilder, TensorInGraph, type_attribute
+from sealserve.models.writing import write_saved_model
 from sealserve.sealing import open_sealed_model
+from sealserve.wire.tensorflow_pb2 import DataType
 
 BROKER = Address("127.0.0.1", 4433)
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
+    claim(tmp_path / "state", "cluster")
     return Layout(tmp_path / "state").make()
 
 
@@ -69,6 +76,56 @@ def test_the_policies_name_the_measurement_and_the_clients_own_root(deployment: 
         AppraisalPolicy.load(path)
     assert "trust_root: platform-root.pem" in layout.client_policy.read_text()
     assert layout.client_trust_root.read_text() == (layout.simulated_platform / "root.pem").read_text()
+
+
+def test_a_platform_with_another_root_is_refused_and_the_trust_stays(deployment: Deployment, layout: Layout) -> None:
+    _prepare(deployment, layout)
+    before = layout.owner_trust_root.read_bytes()
+    shutil.rmtree(layout.simulated_platform)
+    with pytest.raises(TrustRootChangedError) as caught:
+        _prepare(deployment, layout)
+    assert layout.owner_trust_root.read_bytes() == layout.client_trust_root.read_bytes() == before
+    for path in (layout.owner_trust_root, layout.client_trust_root):
+        assert str(path) in str(caught.value.hint)
+        path.unlink()
+    _prepare(deployment, layout)  # as the hint says
+
+
+def test_one_party_that_trusts_another_root_is_enough_to_refuse(deployment: Deployment, layout: Layout) -> None:
+    _prepare(deployment, layout)
+    layout.client_trust_root.write_text("somebody else's")
+    with pytest.raises(TrustRootChangedError) as caught:
+        prepare_platform(layout)
+    assert str(layout.owner_trust_root) not in str(caught.value.hint)
+
+
+def test_a_missing_platform_certificate_of_the_broker_is_given_again(deployment: Deployment, layout: Layout) -> None:
+    """The owner gives it to the platform: what the platform made of it does not count."""
+    _prepare(deployment, layout)
+    layout.replica_authority.write_text("changed")
+    _prepare(deployment, layout)
+    assert layout.replica_authority.read_bytes() == layout.authority.read_bytes()
+
+
+def test_a_model_whose_variables_are_missing_is_refused_with_the_right_advice(
+    deployment: Deployment, layout: Layout
+) -> None:
+    graph = GraphBuilder()
+    x = graph.placeholder("x", DataType.DT_FLOAT, [-1])
+    graph.node("VarHandleOp", "v", [], dtype=type_attribute(DataType.DT_FLOAT))
+    ends = {"x": TensorInGraph("x:0", DataType.DT_FLOAT, (-1,))}
+    shutil.rmtree(deployment.model.path)
+    write_saved_model(deployment.model.path, 1, graph.saved_model(ends, ends, signature="serving_default"))
+    assert x
+    with pytest.raises(ModelError, match="variables") as caught:
+        _prepare(deployment, layout)
+    assert "variables/" in str(caught.value.hint)
+
+
+def test_a_version_named_01_is_refused_by_its_name(deployment: Deployment) -> None:
+    (deployment.model.path / "1").rename(deployment.model.path / "01")
+    with pytest.raises(ModelError, match="begins with 0"):
+        check_machine(deployment)
 
 
 def test_what_is_private_is_readable_by_its_owner_only(deployment: Deployment, layout: Layout) -> None:
@@ -142,7 +199,7 @@ def test_a_missing_model_is_found_out_before_anything_is_made(layout: Layout, tm
     absent = {"name": "mine", "model": {"name": "double", "path": str(tmp_path / "absent")}}
     with pytest.raises(ModelError, match="absent"):
         check_machine(Deployment.model_validate(absent))
-    assert not any(path.is_file() for path in layout.root.rglob("*"))
+    assert not [path for path in layout.root.rglob("*") if path.is_file() and path.name != MARKER]
 
 
 def test_a_wrap_key_that_others_can_read_is_refused(deployment: Deployment, layout: Layout) -> None:

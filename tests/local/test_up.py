@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -16,7 +18,9 @@ import pytest
 from small_model import write_doubling_model
 
 from sealserve.errors import MachineError
-from sealserve.gateway import find_nginx
+from sealserve.gateway import find_nginx, worker_user
+from sealserve.local.layout import Layout
+from sealserve.local.ownership import claim
 from sealserve.local.proc import all_processes
 
 pytest.importorskip("openvino")
@@ -139,6 +143,146 @@ def test_a_model_that_is_none_is_refused_and_nothing_is_left(deployment: Path) -
         json.loads(line)
 
 
+def test_a_start_that_fails_in_its_preparation_leaves_nothing_of_its_own(deployment: Path) -> None:
+    before = sorted(deployment.rglob("*"))
+    good = (deployment / "deployment.yaml").read_text()
+    for old, new, arguments in (
+        ("path: model", "path: absent", ["up"]),
+        ("127.0.0.1:0", "192.0.2.1:4433", ["up", "--detach"]),
+    ):
+        (deployment / "deployment.yaml").write_text(good.replace(old, new, 1))
+        done = sealserve(*arguments, cwd=deployment)
+        assert done.returncode in {3, 6}, done.stderr
+        assert done.stderr.startswith("error: ")
+        assert sorted(deployment.rglob("*")) == before
+
+
+def test_every_run_for_scripts_ends_with_an_event_on_standard_output(deployment: Path) -> None:
+    (deployment / "model" / "1" / "saved_model.pb").unlink()
+    for arguments in (["up", "--json"], ["up", "--json", "--detach"], ["up", "--json", "-f", "absent.yaml"]):
+        done = sealserve(*arguments, cwd=deployment)
+        last = json.loads(done.stdout.splitlines()[-1])
+        assert last["event"] == "cluster-failed"
+        assert last["exit_code"] == done.returncode == 3
+        assert json.loads(done.stderr.splitlines()[-1])["error"] == last["error"]
+
+
+def test_a_project_that_looks_like_a_state_directory_is_left_alone(deployment: Path) -> None:
+    (deployment / "deployment.yaml").write_text(
+        (deployment / "deployment.yaml").read_text().replace("state: .sealserve", "state: .")
+    )
+    for name in ("platform/tmp/x", "platform/sealed/x", "owner/x", "client/policy.yaml"):
+        (deployment / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (deployment / name).write_text("mine")
+    before = {path: path.read_bytes() for path in deployment.rglob("*") if path.is_file()}
+    for command in (["up"], ["up", "-d"], ["down"], ["status"], ["logs"], ["down", "--state", "."]):
+        done = sealserve(*command, cwd=deployment)
+        assert done.returncode == 3
+        assert "did not make it" in done.stderr
+    assert {path: path.read_bytes() for path in deployment.rglob("*") if path.is_file()} == before
+
+
+def test_a_cluster_of_another_file_under_an_open_umask(deployment: Path) -> None:
+    """Nothing private is open to others, nginx's workers are nobody's, and hints name the file."""
+    (deployment / "deployment.yaml").rename(deployment / "other.yaml")
+    before = os.umask(0)
+    try:
+        done = sealserve("up", "-d", "-f", "other.yaml", cwd=deployment)
+        assert done.returncode == 0, done.stderr
+        for command in ("status", "logs", "down", "verify", "predict"):
+            assert f"sealserve {command} -f" in done.stdout
+        root = deployment / ".sealserve"
+        for path in (root / "state.json", root / "lock", *root.rglob("*.log"), *root.rglob("*.key")):
+            if path.parent.name != "nginx":
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        assert not [path for path in root.rglob("*") if path.stat().st_mode & 0o022]
+        processes = json.loads((root / "state.json").read_text())["processes"]
+        (master,) = (process["pid"] for process in processes if process["name"] == "gateway")
+        users = {f.pid: Path(f"/proc/{f.pid}").stat().st_uid for f in all_processes() if f.session == master}
+        assert users.pop(master) == os.geteuid()
+        assert users
+        assert 0 not in users.values() or worker_user() == "root"
+    finally:
+        os.umask(before)
+        sealserve("down", "-f", "other.yaml", cwd=deployment)
+
+
+def test_what_a_replica_writes_does_not_command_the_terminal(deployment: Path) -> None:
+    claim(deployment / ".sealserve", "cluster")
+    logs = Layout(deployment / ".sealserve").make().logs
+    (logs / "replica-1.log").write_bytes(b"\x1b]0;owned\x07 \xc2\x9b31m \xe2\x80\xae \xff plain \xc3\xa4\n")
+    done = sealserve("logs", "replica-1", cwd=deployment)
+    assert done.stdout.rstrip("\n").isprintable()
+    assert "\\x1b]0;owned" in done.stdout
+    assert "plain ä" in done.stdout
+
+
+@pytest.fixture
+def small_disk(deployment: Path) -> Iterator[Path]:
+    """A file system of 2 MB with the deployment in it, whose room :func:`fill` takes."""
+    disk = deployment / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["/bin/mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root can mount a small file system")
+    try:
+        shutil.copytree(deployment / "model", disk / "model")
+        shutil.copy(deployment / "deployment.yaml", disk)
+        yield disk
+    finally:
+        sealserve("down", cwd=disk)
+        subprocess.run(["/bin/umount", disk], check=True)
+
+
+def fill(disk: Path, *, free: int) -> None:
+    """Leave ``free`` bytes."""
+    (disk / "filling").unlink(missing_ok=True)
+    (disk / "filling").write_bytes(bytes(shutil.disk_usage(disk).free - free))
+    assert shutil.disk_usage(disk).free == free
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(small_disk: Path) -> None:
+    fill(small_disk, free=120 << 10)
+    before = sorted(small_disk.rglob("*"))
+    for arguments in (["up"], ["up", "-d"]):
+        done = sealserve(*arguments, cwd=small_disk)
+        assert done.returncode == 6
+        assert "No space left on device" in done.stderr
+        assert str(small_disk) in done.stderr
+        assert sorted(small_disk.rglob("*")) == before
+
+
+def test_a_disk_that_becomes_full_for_the_brokers_audit_log_is_named_at_once(small_disk: Path) -> None:
+    assert sealserve("up", "-d", cwd=small_disk).returncode == 0
+    assert sealserve("down", cwd=small_disk).returncode == 0
+    key = (small_disk / ".sealserve" / "owner" / "wrap.key").read_bytes()
+    fill(small_disk, free=24 << 10)
+    done = sealserve("up", cwd=small_disk)
+    assert done.returncode == 6
+    assert "No space left on device" in done.stderr
+    assert "answered within" not in done.stderr, "it asked the broker again and again"
+    assert not list(small_disk.rglob("*.partial"))
+    assert (small_disk / ".sealserve" / "owner" / "wrap.key").read_bytes() == key
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    for command in ("up", "status", "down", "logs"):
+        done = sealserve(command, cwd=tmp_path)
+        assert done.returncode == 3
+        assert "`sealserve init` writes one" in done.stderr
+    done = sealserve("verify", cwd=tmp_path)
+    assert "TARGET" in done.stderr
+    assert "--target" not in done.stderr
+
+
+def test_init_says_how_to_get_a_model_and_where(tmp_path: Path) -> None:
+    done = sealserve("init", "-f", "d.yaml", "--model", "my model", cwd=tmp_path)
+    assert "sealserve model fetch efficientnet-lite0 --to 'my model'" in done.stdout
+    assert "sealserve up -f " in done.stdout
+
+
 def test_init_does_not_write_over_a_file(deployment: Path) -> None:
     refused = sealserve("init", cwd=deployment)
     assert refused.returncode == 3
@@ -151,4 +295,5 @@ def test_init_does_not_write_over_a_file(deployment: Path) -> None:
 def test_init_refuses_a_name_that_would_not_load(tmp_path: Path) -> None:
     done = sealserve("init", "--name", "Not A Name", cwd=tmp_path)
     assert done.returncode == 3
+    assert done.stderr.startswith("error: --name: must be 1 to 63 lower-case letters")
     assert not (tmp_path / "deployment.yaml").exists()

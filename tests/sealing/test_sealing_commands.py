@@ -431,8 +431,8 @@ def on_terminal(*arguments: object) -> tuple[bytes, bytes]:
 
 
 def test_long_work_shows_progress_on_a_terminal_and_nothing_in_a_pipe(tmp_path: Path, key_file: Path) -> None:
-    (tmp_path / "model").mkdir()
-    with (tmp_path / "model" / "weights").open("wb") as file:
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    with (tmp_path / "model" / "1" / "saved_model.pb").open("wb") as file:
         file.truncate(70 << 20)
     arguments = ["seal", tmp_path / "model", tmp_path / "out", "--key", key_file, "--mount", "/m"]
     output, shown = on_terminal(*arguments)
@@ -444,6 +444,29 @@ def test_long_work_shows_progress_on_a_terminal_and_nothing_in_a_pipe(tmp_path: 
     assert quiet.stderr == b""
 
 
+def test_a_directory_without_a_model_is_sealed_with_a_warning(tmp_path: Path, key_file: Path) -> None:
+    for number, (name, warned) in enumerate(
+        {"notes": True, "1/saved_model.pb": False, "01/saved_model.pb": True}.items()
+    ):
+        file = tmp_path / f"model{number}" / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"x")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "sealserve", "seal", f"model{number}", f"out{number}"),
+                *("--key", key_file, "--mount", "/m"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ("warning: " in done.stderr) is warned
+        assert "1 file, 1 bytes" in done.stdout
+
+
 def test_short_work_shows_no_progress(model_dir: Path, tmp_path: Path, key_file: Path) -> None:
+    (model_dir / "1").mkdir(exist_ok=True)
+    (model_dir / "1" / "saved_model.pb").write_bytes(b"x")
     _, shown = on_terminal("seal", model_dir, tmp_path / "out", "--key", key_file, "--mount", "/m")
     assert shown == b""

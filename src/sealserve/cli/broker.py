@@ -43,7 +43,7 @@ def run(path: Path, json_logs: bool) -> None:
     asyncio.run(Broker(BrokerSettings.load(path)).run())
 
 
-@broker.command()
+@broker.command(short_help="Read settings and store, and say what they grant.")
 @SETTINGS
 @JSON
 def check(path: Path, as_json: bool) -> None:

@@ -97,7 +97,7 @@ def list_(path: Path, as_json: bool) -> None:
     show([version.as_dict() for version in versions], text, as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Seal a model under a key of the store.")
 @click.argument("model_dir", type=click.Path(path_type=Path))
 @click.argument("out_dir", type=click.Path(path_type=Path))
 @click.option("--key", "name", required=True, metavar="NAME", help="The key's name in the store.")

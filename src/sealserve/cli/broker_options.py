@@ -57,4 +57,4 @@ def administration(path: Path) -> Iterator[BrokerAdministration]:
 
 def show(value: Any, text: str, *, as_json: bool) -> None:
     """Print a result for a script or for a person."""
-    click.echo(json.dumps(value, ensure_ascii=False) if as_json else text)
+    click.echo(json.dumps(value) if as_json else text)

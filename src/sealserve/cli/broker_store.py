@@ -9,7 +9,7 @@ import click
 from sealserve.cli.broker_options import JSON, SETTINGS, actor, opened_store, show
 
 
-@click.group()
+@click.group(short_help="The broker's store: where everything of it is.")
 def store() -> None:
     """The broker's store: one database with keys, policies, grants and the audit log."""
 

@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sealserve.errors import InputError
+
+if TYPE_CHECKING:
+    from sealserve.evidence import AppraisalPolicy
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -24,14 +27,36 @@ class Endpoint:
     policy: Path
     server_name: str
     model: str | None
+    deployment_file: Path | None = None
+
+    def load_policy(self) -> AppraisalPolicy:
+        """The policy.
+
+        :raises InputError: it is missing or not valid.
+        """
+        from sealserve.evidence import AppraisalPolicy
+
+        if self.deployment_file is not None and not self.policy.exists():
+            raise InputError(
+                f"there is no policy {self.policy}: no cluster of {self.deployment_file} was started yet",
+                hint="Start it with `sealserve up`, or name a policy with --policy.",
+            )
+        return AppraisalPolicy.load(self.policy)
 
 
 def endpoint(
-    deployment_file: Path | None, target: str | None, policy: Path | None, server_name: str | None, model: str | None
+    deployment_file: Path | None,
+    target: str | None,
+    policy: Path | None,
+    server_name: str | None,
+    model: str | None,
+    *,
+    target_is: str = "--target",
 ) -> Endpoint:
     """What the options say, and for the rest the running local cluster of the deployment file.
 
     :param deployment_file: ``deployment.yaml`` in the current directory, if it exists and None is given.
+    :param target_is: what the command calls the target.
     :raises InputError: target or policy are not known.
     """
     from sealserve.client import DEFAULT_SERVER_NAME
@@ -52,12 +77,15 @@ def endpoint(
         server_name = server_name or deployment.tls.server_name
         model = model or deployment.model.name
     if not target or not policy:
-        missing = "--target and --policy" if not target and not policy else "--policy" if target else "--target"
+        if not target and not policy:
+            missing = f"{target_is} and --policy are missing, and there is no ./{FILE_NAME}"
+        else:
+            missing = f"{'--policy' if target else target_is} is missing, and there is no ./{FILE_NAME}"
         raise InputError(
-            f"whom to call is not known: {missing} is missing",
-            hint=f"Give it, or run this beside a {FILE_NAME}, or name one with -f.",
+            f"whom to call is not known: {missing}",
+            hint=f"Give both, or name the {FILE_NAME} of a cluster on this machine with -f.",
         )
-    return Endpoint(target, policy, server_name or DEFAULT_SERVER_NAME, model)
+    return Endpoint(target, policy, server_name or DEFAULT_SERVER_NAME, model, deployment_file)
 
 
 def _endpoint_options(command: _Command) -> _Command:
@@ -109,20 +137,19 @@ def verify(
 
     from sealserve.client.display import show_report
     from sealserve.client.report import examine
-    from sealserve.evidence import AppraisalPolicy
 
     _quiet()
-    where = endpoint(deployment_file, target, policy, server_name, None)
-    report = examine(where.target, AppraisalPolicy.load(where.policy), server_name=where.server_name, timeout=timeout)
+    where = endpoint(deployment_file, target, policy, server_name, None, target_is="TARGET (HOST:PORT)")
+    report = examine(where.target, where.load_policy(), server_name=where.server_name, timeout=timeout)
     if as_json:
-        click.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+        click.echo(json.dumps(report.as_dict()))
     else:
         show_report(Console(highlight=False), report)
     if report.error is not None:
         context.exit(report.error.exit_code)
 
 
-@click.command()
+@click.command(short_help="Check the replica, send it inputs, print the answer.")
 @click.option("--target", help="HOST:PORT of the gateway or of a replica.")
 @_endpoint_options
 @click.option("--model", help="Name of the model; if not given, the deployment's or the only one that is served.")
@@ -171,15 +198,14 @@ def predict(
     from sealserve.client import Client
     from sealserve.client.display import show_verified
     from sealserve.client.job import Job, run
-    from sealserve.evidence import AppraisalPolicy
 
     _quiet()
     job = Job.from_options(**request)
     where = endpoint(deployment_file, target, policy, server_name, model)
     console = Console(highlight=False, quiet=as_json)
-    with Client(where.target, AppraisalPolicy.load(where.policy), server_name=where.server_name) as client:
+    with Client(where.target, where.load_policy(), server_name=where.server_name) as client:
         verified = client.verify(timeout=timeout)
         show_verified(console, verified)
         results = [result.as_dict() for result in run(client, job, where.model, console, timeout=timeout)]
     if as_json:
-        click.echo(json.dumps({"verified": verified.as_dict(), "predictions": results}, ensure_ascii=False))
+        click.echo(json.dumps({"verified": verified.as_dict(), "predictions": results}))

@@ -1,20 +1,22 @@
-"""``sealserve init``, ``up``, ``status``, ``logs`` and ``down``: one machine's cluster."""
+"""``sealserve up``, ``status``, ``logs`` and ``down``: one machine's cluster."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sealserve.cli.failures import final_event
+from sealserve.cli.progress import progress_bar
 from sealserve.errors import InputError
+from sealserve.logs import printable, printable_lines
 
 if TYPE_CHECKING:
     from sealserve.local.account import Entry
@@ -38,40 +40,17 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _layout(file: Path, state: Path | None) -> Layout:
+    """Of a working directory that sealserve made, or that is not there yet."""
     from sealserve.deploy import load_deployment
     from sealserve.local.layout import Layout
+    from sealserve.local.ownership import is_claimed
 
-    return Layout(state.absolute() if state is not None else load_deployment(file).state)
-
-
-@click.command()
-@_file
-@click.option("--force", is_flag=True, help="Write over an existing file.")
-@click.option("--name", help="Name of the deployment.")
-@click.option("--model", help="Base directory of the model.")
-@click.option("--model-name", help="Name that clients call the model by.")
-def init(*, file: Path, force: bool, name: str | None, model: str | None, model_name: str | None) -> None:
-    """Write a commented deployment.yaml."""
-    from sealserve.configuration import parse_yaml
-    from sealserve.deploy import Deployment, render_template
-    from sealserve.files import write_atomically
-
-    if file.exists() and not force:
-        raise InputError(f"{file} exists already", hint="Choose another name with -f, or write over it with --force.")
-    given = {"name": name, "model.path": model, "model.name": model_name}
-    text = render_template({key: value for key, value in given.items() if value is not None})
-    deployment = parse_yaml(text, Deployment, path=file)
-    write_atomically(file, text)
-    option = "" if file == Path("deployment.yaml") else f" -f {file}"
-    click.echo(f"wrote {file}\n\nNext:")
-    if not (file.parent / deployment.model.path).is_dir():
-        click.echo(
-            f"  put the model's versions under {file.parent / deployment.model.path}/, or set model.path in {file}"
-        )
-    click.echo(f"  sealserve up{option}")
+    layout = Layout(Path(os.path.normpath(state.absolute())) if state is not None else load_deployment(file).state)
+    is_claimed(layout.root)
+    return layout
 
 
-@click.command()
+@click.command(short_help="Run the cluster: key broker, attested replicas, gateway.")
 @_file
 @click.option("-d", "--detach", is_flag=True, help="Return when the cluster is ready; it goes on running.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -82,28 +61,45 @@ def up(*, file: Path, detach: bool, as_json: bool, quiet: bool) -> int:
     Runs until Ctrl-C, or with --detach until `sealserve down`.
     """
     from sealserve import logs
-    from sealserve.local.account import Account, as_text
+    from sealserve.local.account import FAILED, Account, as_text, file_option
     from sealserve.local.detach import run_detached
     from sealserve.local.foreground import run_up
 
     logs.configure(json_lines=as_json, level=logging.ERROR)
 
     def show(entry: Entry) -> None:
-        text = None if quiet else json.dumps(entry, ensure_ascii=False) if as_json else as_text(entry)
+        text = None if quiet else json.dumps(entry) if as_json else as_text(entry)
         if text is not None:
-            # Whoever read our output may be gone; the cluster goes on.
-            with contextlib.suppress(BrokenPipeError):
-                click.echo(text)
+            # Whoever read our output may be gone, or its disk full; the cluster goes on.
+            with contextlib.suppress(OSError):
+                click.echo(printable_lines(text))
 
-    if not detach:
-        with _progress(enabled=not quiet and not as_json) as progress:
-            run_up(file, account_for=lambda layout: Account(layout.log("supervisor"), show), progress=progress)
-        return 0
-    code, complaint = run_detached(file, show=show, json_errors=as_json)
+    with final_event(enabled=as_json and not quiet, event=FAILED):
+        if not detach:
+            with (
+                progress_bar("  sealing the model") if not (quiet or as_json) else contextlib.nullcontext() as progress
+            ):
+                run_up(file, account_for=lambda layout: Account(layout.log("supervisor"), show), progress=progress)
+            return 0
+        code, complaint = run_detached(file, show=show, json_errors=as_json)
     click.echo(complaint, nl=False, err=True)
+    if code and as_json and not quiet:
+        _tell_failure(complaint, code)
     if code == 0 and not quiet and not as_json:
-        click.echo("It runs in the background: `sealserve status`, `sealserve logs`, `sealserve down`.")
+        option = file_option(file)
+        click.echo("It runs in the background:")
+        for command in ("status", "logs", "down"):
+            click.echo(f"  sealserve {command}{option}")
     return code
+
+
+def _tell_failure(complaint: str, code: int) -> None:
+    """End the lines on standard output with what the background wrote to standard error."""
+    lines = complaint.splitlines() or ["{}"]
+    failure: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
+        failure = json.loads(lines[-1])
+    click.echo(json.dumps({"event": "cluster-failed", **failure, "exit_code": code}))
 
 
 @click.command()
@@ -117,7 +113,7 @@ def status(*, file: Path, state: Path | None, as_json: bool) -> int:
     layout = _layout(file, state)
     found = running_state(layout)
     if found is None:
-        click.echo(json.dumps({"running": False}) if as_json else f"no cluster runs in {layout.root}")
+        click.echo(json.dumps({"running": False}) if as_json else printable(f"no cluster runs in {layout.root}"))
         return 5
     reports = report_processes(found)
     if as_json:
@@ -130,10 +126,10 @@ def status(*, file: Path, state: Path | None, as_json: bool) -> int:
     rows = [("NAME", "PROCESS", "STATE", "RESTARTS", "UP", "MEMORY", "ATTESTED"), *map(_row, reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo(printable("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()))
     for report in reports:
         if report.phase != "ready" and report.last_error:
-            click.echo(f"\n{report.name}: {report.last_error}")
+            click.echo(printable_lines(f"\n{report.name}: {report.last_error}"))
     return 0
 
 
@@ -162,7 +158,7 @@ def _duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-@click.command()
+@click.command(short_help="Print the logs of the cluster's processes.")
 @click.argument("name", required=False)
 @_file
 @_state
@@ -185,7 +181,8 @@ def logs(*, name: str | None, file: Path, state: Path | None, follow: bool, line
     while True:
         for each, follower in followers.items():
             for line in follower.new_lines():
-                click.echo(line if name is not None else f"{each:<{width}} | {line}")
+                # A replica's log is the host's or the enclave's to write: it must not command the terminal.
+                click.echo(printable(line if name is not None else f"{each:<{width}} | {line}"))
         if not follow:
             return
         sys.stdout.flush()
@@ -204,25 +201,3 @@ def down(*, file: Path, state: Path | None) -> None:
         click.echo(f"stopped the cluster in {layout.root}")
     else:
         click.echo(f"no cluster runs in {layout.root}")
-
-
-@contextlib.contextmanager
-def _progress(*, enabled: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar for sealing a large model, on a terminal only."""
-    if not (enabled and sys.stderr.isatty()):
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-    columns = (TextColumn("  {task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task: Any = None
-
-        def update(done: int, total: int) -> None:
-            nonlocal task
-            if task is None:
-                task = bar.add_task("sealing the model", total=total)
-            bar.update(task, completed=done, visible=done < total)
-
-        yield functools.partial(update)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from sealserve.cli.failures import final_event
 
-@click.command()
+
+@click.command(short_help="Show the whole path with real parts, on this machine.")
 @click.option(
     "--image", type=click.Path(dir_okay=False, path_type=Path), help="A picture to classify; a photograph is built in."
 )
@@ -26,7 +28,6 @@ def demo(*, image: Path | None, directory: Path, as_json: bool) -> None:
     Enclaves are simulated, so nothing is protected; everything else is what a deployment runs. When it ends, also by
     Ctrl-C, nothing that it started is left running.
     """
-    import asyncio
     import logging
 
     from rich.console import Console
@@ -39,5 +40,5 @@ def demo(*, image: Path | None, directory: Path, as_json: bool) -> None:
     logs.configure(json_lines=as_json, level=logging.ERROR)
     console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
     reporter = JsonReporter(console) if as_json else PeopleReporter(console)
-    with interrupted_by_termination():
-        asyncio.run(tell(DemoSettings(directory=directory, image=image), reporter))
+    with interrupted_by_termination(), final_event(enabled=as_json, event="end", result="failed"):
+        tell(DemoSettings(directory=directory, image=image), reporter)

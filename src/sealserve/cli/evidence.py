@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sealserve.cli.failures import say
+
 if TYPE_CHECKING:
     from sealserve.evidence.policy import CollateralSettings
 
@@ -69,7 +71,7 @@ def show(file: Path, *, as_json: bool) -> None:
         if not as_json:
             show_quote(page, described, found.kind)
     if as_json:
-        click.echo(json.dumps(described, ensure_ascii=False))
+        click.echo(json.dumps(described))
 
 
 @evidence.command()
@@ -114,7 +116,7 @@ def verify(
     asked = report_data if report_data is not None else found.report_data
     appraisal = policy.appraise_with_steps(found.quote, report_data=asked, now=now)
     if as_json:
-        click.echo(json.dumps(appraisal.as_dict() | {"source": found.kind}, ensure_ascii=False))
+        click.echo(json.dumps(appraisal.as_dict() | {"source": found.kind}))
     else:
         moment = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
         binding = found.binding if report_data is None else "the report data given"
@@ -123,7 +125,7 @@ def verify(
         context.exit(appraisal.error.exit_code if appraisal.error is not None else EvidenceError.exit_code)
 
 
-@evidence.command("import-ra-config")
+@evidence.command("import-ra-config", short_help="Make a policy of an ra_config.json.")
 @click.argument("file", type=_FILE)
 @click.option("-o", "--output", type=_FILE, required=True, help="The policy file to write; it must not exist.")
 @click.option(
@@ -148,14 +150,14 @@ def import_ra_config(file: Path, *, output: Path, collateral: str, as_json: bool
     write_atomically(output, imported.document.to_yaml())
     if as_json:
         told = {"policy": str(output), "warnings": imported.warnings, "remarks": imported.remarks}
-        click.echo(json.dumps(told, ensure_ascii=False))
+        click.echo(json.dumps(told))
         return
     for warning in imported.warnings:
-        click.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
-        click.echo(warning, err=True)
+        say("warning", "yellow", warning)
     for remark in imported.remarks:
         click.echo(f"note: {remark}", err=True)
-    click.echo(f"{output}: {len(imported.document.enclaves)} enclaves; read it before you use it")
+    count = len(imported.document.enclaves)
+    click.echo(f"{output}: {count} enclave{'' if count == 1 else 's'}; read it before you use it")
 
 
 def _collateral(text: str) -> CollateralSettings:

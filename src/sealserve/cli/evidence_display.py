@@ -17,6 +17,7 @@ from sealserve.evidence.appraisal import Appraisal
 from sealserve.evidence.errors import EvidenceRefusedError
 from sealserve.evidence.explanations import TCB_MEANINGS, advisory_address, attribute_names
 from sealserve.evidence.verified import VerifiedEvidence
+from sealserve.logs import printable
 
 SIMULATED = "SIMULATED, NO PROTECTION"
 
@@ -55,6 +56,7 @@ class Page:
 
     def prose(self, text: str, *, indent: str = "", first: Text | None = None, style: str = "") -> None:
         """A paragraph; ``first`` stands before it, in the width of ``indent``."""
+        text = printable(text)  # certificates and quotes say what their makers liked
         lines = textwrap.wrap(text, self._width - len(indent), break_long_words=False, break_on_hyphens=False) or [""]
         head = first if first is not None else Text(indent)
         self._print(Text.assemble(head, (lines[0], style)))
@@ -63,6 +65,7 @@ class Page:
 
     def value(self, name: str, value: str, *, indent: str = "  ") -> None:
         """A name and a value, below each other where the line is too short."""
+        value = printable(value)
         if len(indent) + len(name) + 2 + len(value) <= self._width:
             self._print(Text.assemble(indent, (name, "cyan"), f": {value}"))
         elif " " in value:

@@ -13,7 +13,7 @@ def key() -> None:
     """Make the keys under which models are sealed."""
 
 
-@key.command()
+@key.command(short_help="Write a new wrap key to FILE.")
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--force", is_flag=True, help="Replace an existing key. What was sealed under it is then lost.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

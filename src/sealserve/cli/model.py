@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from sealserve.logs import printable_lines
+
 
 @click.group()
 def model() -> None:
@@ -38,7 +40,7 @@ def fetch(name: str, target: Path | None, as_json: bool) -> None:
         click.echo(f"wrote {name} to {description.path} ({description.size:,} bytes)")
 
 
-@model.command()
+@model.command(short_help="Print what the model in DIRECTORY can be asked.")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--version", type=int, help="The version to describe; the highest if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -47,4 +49,4 @@ def inspect(directory: Path, version: int | None, as_json: bool) -> None:
     from sealserve.models.description import describe_model
 
     description = describe_model(directory, version)
-    click.echo(json.dumps(description.as_dict(), ensure_ascii=False) if as_json else description.as_text())
+    click.echo(json.dumps(description.as_dict()) if as_json else printable_lines(description.as_text()))

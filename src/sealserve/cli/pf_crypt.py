@@ -14,7 +14,7 @@ from sealserve.cli.signals import interrupted_by_termination
 _key_file = click.Path(path_type=Path, readable=False)
 
 
-@click.command(name="pf-crypt")
+@click.command(name="pf-crypt", short_help="Take the place of gramine-sgx-pf-crypt.")
 @click.argument("mode", type=click.Choice(["gen-key", "encrypt", "decrypt"]))
 @click.option("-w", "--wrap-key", "key_file", required=True, type=_key_file, help="Wrap key file.")
 @click.option("-i", "--input", "source", help="File or directory to convert.")

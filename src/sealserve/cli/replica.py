@@ -10,7 +10,7 @@ EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Run one attested replica.")
 @click.option("--name", required=True, help="Name of this replica, for logs and people.")
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Where to serve gRPC over TLS.")
 @click.option(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sealserve.cli.failures import say
 from sealserve.cli.progress import progress_bar
 from sealserve.cli.signals import interrupted_by_termination
+from sealserve.logs import printable
 
 if TYPE_CHECKING:
     from sealserve.sealing import SealedModel
@@ -68,7 +71,11 @@ def key_options(command: Callable[..., None]) -> Callable[..., None]:
         "--insecure-allow-readable-key", "readable", is_flag=True, help="Accept a key file that others can read."
     )(command)
     return click.option(
-        "--key", "key_file", required=True, type=_directory, help="Wrap key file: 16 raw bytes, readable by you alone."
+        "--key",
+        "key_file",
+        required=True,
+        type=_directory,
+        help="Wrap key file: 16 raw bytes, readable by you alone; `sealserve key generate` makes one.",
     )(command)
 
 
@@ -91,9 +98,12 @@ _digest_option = click.option("--digest", callback=_digest, help="Refuse a model
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(cls=_SealGroup)
+@click.group(cls=_SealGroup, short_help="Seal a model into encrypted files.")
 def seal() -> None:
     """Seal every file of MODEL_DIR into OUT_DIR, for an enclave that will see OUT_DIR at the mount path.
+
+    MODEL_DIR may be any directory. To be served it has to hold a TensorFlow SavedModel in a directory named by its
+    version (MODEL_DIR/1/saved_model.pb): there is a warning if it does not.
 
     The model digest that is printed names the content: the broker and clients can insist on it. MODEL_DIR is only read.
     OUT_DIR must be new, empty, or left by an interrupted run.
@@ -146,13 +156,23 @@ def _seal_directory(
             progress=progress,
         )
     _print(model, f"sealed into {out_dir}", as_json=as_json)
+    if not _could_be_served(model):
+        warning = f"{model_dir} is sealed, but holds no TensorFlow model: no 1/saved_model.pb, nor another version's"
+        if as_json:
+            click.echo(json.dumps({"warning": warning}), err=True)
+        else:
+            say("warning", "yellow", warning, "Check that it is the directory you meant.")
+
+
+def _could_be_served(model: SealedModel) -> bool:
+    return any(re.fullmatch(r"(0|[1-9][0-9]*)/saved_model\.pb", file.name) for file in model.files)
 
 
 if isinstance(seal, _SealGroup):
     seal.default = _seal_directory
 
 
-@seal.command()
+@seal.command(short_help="Check a sealed model, and keep nothing.")
 @click.argument("directory", type=_directory)
 @key_options
 @_mount_option
@@ -170,7 +190,7 @@ def verify(
     _print(model, f"verified {directory}", as_json=as_json)
 
 
-@seal.command()
+@seal.command(short_help="Tell what an encrypted file or a sealed model is.")
 @click.argument("path", type=_directory)
 @click.option("--key", "key_file", type=_directory, help="Wrap key file; without it, what everybody can read is told.")
 @click.option("--insecure-allow-readable-key", "readable", is_flag=True, help="Accept a key file that others can read.")
@@ -186,7 +206,7 @@ def inspect(path: Path, *, key_file: Path | None, readable: bool, as_json: bool)
     click.echo(json.dumps(found.as_dict()) if as_json else found.as_text())
 
 
-@click.command()
+@click.command(short_help="Decrypt a sealed model.")
 @click.argument("directory", type=_directory)
 @click.argument("out_dir", type=_directory)
 @key_options
@@ -229,8 +249,6 @@ def _mount(directory: Path, key: Secret, mount: str | None) -> str:
 
 
 def _print(model: SealedModel, done: str, *, as_json: bool) -> None:
-    from sealserve.sealing.inspection import shown
-
     if as_json:
         report = {
             "digest": model.digest.hex(),
@@ -240,5 +258,6 @@ def _print(model: SealedModel, done: str, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(report))
     else:
-        click.echo(f"{done}: {len(model.files)} files, {model.total_size:,} bytes, for {shown(model.mount)}")
+        files = "1 file" if len(model.files) == 1 else f"{len(model.files)} files"
+        click.echo(printable(f"{done}: {files}, {model.total_size:,} bytes, for {model.mount}"))
         click.echo(f"model digest: {model.digest.hex()}")

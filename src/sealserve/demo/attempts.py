@@ -73,7 +73,7 @@ async def run_on_damaged_model(cluster: LocalCluster) -> Outcome:
 
 def _copy(source: Path, target: Path) -> None:
     try:
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, target)
     except shutil.Error as error:  # one error for all files, without a number
         raise MachineError(
             f"cannot copy {source} to {target}", hint="Is the disk full? Choose another --directory."

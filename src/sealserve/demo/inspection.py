@@ -93,10 +93,11 @@ def require_found(layout: Layout, secrets: Secrets, model: Path, request: bytes)
 
     :raises PlaintextFoundError: the search misses what is there.
     """
-    owner = Findings()
+    owner = Findings(once=True)
     search_tree(layout.owner, list(secrets.needles), owner)
-    search_tree(model, list(secrets.needles), owner)
-    client = Findings()
+    if not model.is_relative_to(layout.owner):
+        search_tree(model, list(secrets.needles), owner)
+    client = Findings(once=True)
     search_bytes(request, secrets.needles, "the request", client)
     picture_has_needles = any(needle.label == PICTURE for needle in secrets.needles)  # a plain colour has none
     if not {KEY, MODEL} <= owner.found.keys() or (picture_has_needles and PICTURE not in client.found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from sealserve.client import Client
 from sealserve.demo import attempts, inspection
@@ -32,7 +33,9 @@ async def prove(cluster: LocalCluster, tap: Tap, question: Question, step: Step)
     _require_refusal(changed, "a replica with one more line of code", "changed_replica", step)
     if (reason := attempts.broker_reason(layout.broker_configuration, changed.decision)) is None:
         raise DemonstrationFailedError("the broker's audit log does not say why it refused the changed replica")
-    step.say(f"    the broker's own log: {reason}", broker_reason=reason)
+    # People compare the beginnings of measurements; scripts get them whole.
+    shown = re.sub(r"\b([0-9a-f]{16})[0-9a-f]{48}\b", r"\1…", reason)
+    step.say(f"    the broker's own log: {shown}", broker_reason=reason)
     _require_refusal(damaged, "a sealed model with one bit flipped", "damaged_model", step)
     await _refuse_at_client(cluster, tap, question, step)
 
@@ -97,8 +100,9 @@ def _look(cluster: LocalCluster, tap: Tap, question: Question, step: Step) -> No
     session = gateway.pid if gateway else -1
     memory = inspection.look_at_gateway([f.pid for f in all_processes() if f.session == session], secrets)
     inspection.require_clean(memory, "in the gateway's memory")
+    unread = f"; {len(memory.unreadable)} of its processes could not be read" if memory.unreadable else ""
     step.say(
-        f"ciphertext only: in nginx's memory, {memory.bytes_searched / 1e6:.0f} MB"
+        f"ciphertext only: in nginx's memory, {memory.bytes_searched / 1e6:.0f} MB{unread}"
         if memory.places
         else "not looked at: nginx's memory, which this user may not read",
         gateway_memory={"bytes": memory.bytes_searched, "unreadable": len(memory.unreadable), "found": 0},

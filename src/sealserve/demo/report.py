@@ -98,7 +98,7 @@ class JsonReporter:
         self._console = console
 
     def _line(self, entry: dict[str, Any]) -> None:
-        self._console.file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._console.file.write(json.dumps(entry) + "\n")
         self._console.file.flush()
 
     def opening(self, text: str, **facts: Any) -> None:  # noqa: ARG002 - the text is for people

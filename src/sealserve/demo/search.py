@@ -6,6 +6,8 @@ itself, so every search is also run where the plaintext belongs, and has to find
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +34,8 @@ class Findings:
     found: dict[str, list[str]] = field(default_factory=dict)
     """Label of a needle → where it was found."""
     unreadable: list[str] = field(default_factory=list)
+    once: bool = False
+    """Whether one find of a label is enough: its other needles are then not looked for."""
 
     @property
     def clean(self) -> bool:
@@ -59,8 +63,12 @@ def search_bytes(data: bytes | bytearray, needles: Iterable[Needle], place: str,
     """Look for every needle in ``data``."""
     findings.places += 1
     findings.bytes_searched += len(data)
+    _search(data, needles, place, findings)
+
+
+def _search(data: bytes | bytearray, needles: Iterable[Needle], place: str, findings: Findings) -> None:
     for needle in needles:
-        if needle.data in data:
+        if not (findings.once and needle.label in findings.found) and needle.data in data:
             findings.note(needle.label, place)
 
 
@@ -84,8 +92,10 @@ def search_memory(pid: int, needles: list[Needle], findings: Findings) -> None:
     """Look for every needle in the readable memory of a process, where the system lets this user look."""
     place = f"memory of process {pid}"
     try:
-        maps = Path(f"/proc/{pid}/maps").read_text()
-        with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        with _as_its_user(pid):
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            memory = Path(f"/proc/{pid}/mem").open("rb", buffering=0)  # noqa: SIM115 - closed below
+        with memory:
             findings.places += 1
             for line in maps.splitlines():
                 extent, permissions, *_ = line.split(maxsplit=5)
@@ -94,6 +104,25 @@ def search_memory(pid: int, needles: list[Needle], findings: Findings) -> None:
                     _search_windows(_read_memory(memory.fileno(), start, end), needles, place, findings)
     except OSError:
         findings.unreadable.append(place)
+
+
+@contextlib.contextmanager
+def _as_its_user(pid: int) -> Iterator[None]:
+    """Open files as the user of a process does, if root asks: a container's root may not look into other users'
+    processes, such as nginx's workers, but each user into its own. It concerns the calling thread only: setfsuid(2).
+    """
+    if os.geteuid() != 0:
+        yield
+        return
+    owner = Path(f"/proc/{pid}").stat()
+    libc = ctypes.CDLL(None)
+    libc.setfsgid(owner.st_gid)
+    libc.setfsuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        libc.setfsuid(0)
+        libc.setfsgid(os.getegid())
 
 
 def _read_memory(descriptor: int, start: int, end: int) -> Iterator[bytes]:
@@ -115,7 +144,5 @@ def _search_windows(windows: Iterator[bytes], needles: list[Needle], place: str,
     for window in windows:
         findings.bytes_searched += len(window)
         data = tail + window
-        for needle in needles:
-            if needle.data in data:
-                findings.note(needle.label, place)
+        _search(data, needles, place, findings)
         tail = data[-overlap:] if overlap else b""

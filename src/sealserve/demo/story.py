@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from sealserve.addresses import Address
 from sealserve.client.images import load_image
@@ -18,11 +21,13 @@ from sealserve.demo.question import ask
 from sealserve.demo.report import Reporter, Step
 from sealserve.demo.tap import Tap
 from sealserve.deploy.deployment import BrokerSection, Deployment, GatewaySection, ModelSection
-from sealserve.errors import InputError, MachineError
-from sealserve.files import write_atomically
+from sealserve.errors import MachineError
+from sealserve.gateway import find_nginx
 from sealserve.local.cluster import LocalCluster, run_cluster
 from sealserve.local.events import Event, ProcessReady
 from sealserve.local.layout import Layout
+from sealserve.local.leftovers import end_leftovers, remove_partials
+from sealserve.local.ownership import claim
 from sealserve.local.prepare import (
     PreparedCluster,
     check_machine,
@@ -36,7 +41,6 @@ from sealserve.local.state import cluster_lock
 from sealserve.models.efficientnet import write_efficientnet_lite0
 
 MODEL = "efficientnet-lite0"
-_MARKER = ".sealserve-demo"
 _ANY_PORT = Address("127.0.0.1", 0)
 
 
@@ -48,14 +52,17 @@ class DemoSettings:
     image: Path | None = None
 
 
-async def tell(settings: DemoSettings, reporter: Reporter) -> None:
+def tell(settings: DemoSettings, reporter: Reporter) -> None:
     """Tell the whole story; when this returns or raises, every process it started is gone.
+
+    Has to run in the main thread.
 
     :raises SealserveError: something is missing on this machine, or a step failed.
     """
     photograph = settings.image or find_photograph()
     picture = load_image(photograph)
-    directory = prepare_directory(settings.directory)
+    find_nginx()  # what is missing is said before anything is made
+    directory = Path(os.path.normpath(settings.directory.absolute()))
     layout = Layout(directory)
     deployment = Deployment(
         name="demo",
@@ -64,29 +71,47 @@ async def tell(settings: DemoSettings, reporter: Reporter) -> None:
         gateway=GatewaySection(listen=_ANY_PORT),
         state=directory,
     )
-    reporter.opening(
-        f"SIMULATED enclaves: this shows the whole path and protects nothing.\nWorking directory: {directory}",
-        simulated=True,
-        directory=str(directory),
-    )
+    claimed = claim(directory, "demonstration")
     with cluster_lock(layout):
-        async with contextlib.AsyncExitStack() as stack:
-            prepared = await asyncio.to_thread(_prepare, deployment, layout, reporter)
-            cluster = await _start(prepared, reporter, stack)
-            tap = await stack.enter_async_context(Tap(cluster.gateway.host, cluster.gateway.port))
-            sessions = {process.child.pid for process in cluster.supervisor.processes if process.child}
-            with reporter.step(7, "client", "A client that verifies, then sends") as step:
-                question = await ask(cluster, tap, picture, photograph, step)
-            with reporter.step(8, "proof", "What each party saw, and what was refused") as step:
-                await prove(cluster, tap, question, step)
-            with reporter.step(9, "end", "Everything stopped") as step:
-                await stack.aclose()
-                _require_gone(sessions, step)
+        try:
+            empty_working_directory(layout)
+            reporter.opening(
+                f"SIMULATED enclaves: this shows the whole path and protects nothing.\n"
+                "Three parties: the model's owner, the platform that runs it and is trusted with nothing, the client.\n"
+                f"Working directory: {directory}",
+                simulated=True,
+                directory=str(directory),
+            )
+            # Not in the event loop: an interruption has to stop it here and now.
+            prepared = _prepare(deployment, layout, reporter)
+        except BaseException:
+            claimed.discard()
+            raise
+        try:
+            asyncio.run(_run(prepared, picture, photograph, reporter))
+        finally:
+            # A second Ctrl-C ends the first one's cleaning up: this is what is left of it.
+            end_leftovers(layout)
+            remove_partials(layout)
     reporter.closing(
         f"Look around in {directory}\nNext, with your own model: `sealserve init`, then `sealserve up` (see README).",
         result="ok",
         directory=str(directory),
     )
+
+
+async def _run(prepared: PreparedCluster, picture: Image.Image, photograph: Path, reporter: Reporter) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        cluster = await _start(prepared, reporter, stack)
+        tap = await stack.enter_async_context(Tap(cluster.gateway.host, cluster.gateway.port))
+        sessions = {process.child.pid for process in cluster.supervisor.processes if process.child}
+        with reporter.step(7, "client", "A client that verifies, then sends") as step:
+            question = await ask(cluster, tap, picture, photograph, step)
+        with reporter.step(8, "proof", "What each party saw, and what was refused") as step:
+            await prove(cluster, tap, question, step)
+        with reporter.step(9, "end", "Everything stopped") as step:
+            await stack.aclose()
+            _require_gone(sessions, step)
 
 
 def find_photograph() -> Path:
@@ -105,26 +130,14 @@ def find_photograph() -> Path:
     )
 
 
-def prepare_directory(directory: Path) -> Path:
-    """Make the working directory, or empty it if an earlier demonstration made it.
-
-    :raises InputError: there is something else in it.
-    """
-    directory = directory.absolute()
-    marker = directory / _MARKER
-    if directory.exists() and not marker.is_file() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(
-            f"{directory} is not empty, and no demonstration made it",
-            hint="Name another directory with --directory, or remove this one.",
-        )
-    layout = Layout(directory)
-    if directory.exists():
-        with cluster_lock(layout):
-            for party in (layout.owner, layout.platform, layout.client):
-                shutil.rmtree(party, ignore_errors=True)
+def empty_working_directory(layout: Layout) -> None:
+    """Remove what an earlier demonstration left. The directory must be claimed and locked by the caller."""
+    end_leftovers(layout)
+    for party in (layout.owner, layout.platform, layout.client):
+        if party.is_symlink():
+            party.unlink()
+        shutil.rmtree(party, ignore_errors=True)
     layout.make()
-    write_atomically(marker, "Made by `sealserve demo`, which empties this directory at its next start.\n")
-    return directory
 
 
 def _prepare(deployment: Deployment, layout: Layout, reporter: Reporter) -> PreparedCluster:
@@ -144,7 +157,7 @@ def _prepare(deployment: Deployment, layout: Layout, reporter: Reporter) -> Prep
     with reporter.step(3, "owner", "The model, sealed") as step:
         model = prepare_model(deployment, layout)
         step.say(
-            f"{model.files} file, Gramine's encrypted format; model digest {model.digest.hex()[:16]}…",
+            f"in Gramine's encrypted format; files: {model.files}, model digest {model.digest.hex()[:16]}…",
             files=model.files,
             digest=model.digest.hex(),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -36,7 +37,6 @@ class ModelSection(Settings):
     name: str = Field(
         description="The name that clients call it by.",
         examples=["classifier"],
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
     )
     path: Path = Field(
         description="Base directory as TensorFlow Serving has it: one SavedModel in each numbered directory "
@@ -50,6 +50,13 @@ class ModelSection(Settings):
         examples=["/models/classifier"],
     )
     engine: Literal["openvino"] = Field(default="openvino", description="What runs the model.")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+            raise ValueError("must be 1 to 64 letters, digits, '.', '_' and '-', with a letter or digit first")
+        return value
 
     @field_validator("mount")
     @classmethod
@@ -129,7 +136,6 @@ class Deployment(Settings):
         description="Name of the deployment: lower-case letters, digits and hyphens. Replicas ask the key broker for "
         "their keys under it.",
         examples=["my-deployment"],
-        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
     )
     model: ModelSection = Field(description="The TensorFlow model to serve.")
     tee: Literal["simulated"] = Field(
@@ -152,6 +158,16 @@ class Deployment(Settings):
         "at this file.",
     )
 
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_label(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", value):
+            raise ValueError(
+                "must be 1 to 63 lower-case letters, digits and hyphens, with no hyphen at either end "
+                "(bad: 'My Model', good: my-model)"
+            )
+        return value
+
     @field_validator("tee", mode="before")
     @classmethod
     def _tee_works(cls, value: Any) -> Any:
@@ -170,8 +186,14 @@ class Deployment(Settings):
 def load_deployment(path: Path) -> Deployment:
     """Read ``deployment.yaml``; ``model.path`` and ``state`` come out absolute.
 
-    :raises ConfigurationError: it is missing or not valid; the error names the line.
+    :raises InputError: there is no such file. :raises ConfigurationError: it is not valid; the error names the line.
     """
+    if not path.exists():
+        option = "" if path == Path(FILE_NAME) else f" {shlex.join(['-f', str(path)])}"
+        raise InputError(
+            f"there is no {path.absolute()}",
+            hint=f"`sealserve init{option}` writes one; -f names another file.",
+        )
     deployment = load_yaml(path, Deployment)
     base = path.absolute().parent
     return deployment.model_copy(

@@ -2,5 +2,15 @@
 
 from sealserve.gateway.configuration import ACCESS_LOG, PID_FILE, render_nginx
 from sealserve.gateway.nginx import Nginx, check_configuration, find_nginx, inspect_nginx
+from sealserve.gateway.workers import worker_user
 
-__all__ = ["ACCESS_LOG", "PID_FILE", "Nginx", "check_configuration", "find_nginx", "inspect_nginx", "render_nginx"]
+__all__ = [
+    "ACCESS_LOG",
+    "PID_FILE",
+    "Nginx",
+    "check_configuration",
+    "find_nginx",
+    "inspect_nginx",
+    "render_nginx",
+    "worker_user",
+]

@@ -79,7 +79,7 @@ def render_nginx(
     server_name: str,
     upstreams: Sequence[Address],
     runtime_dir: Path,
-    as_root: bool,
+    user: str | None,
     workers: int = 1,
     connections: int = 1000,
     connect_seconds: int = 1,
@@ -90,8 +90,7 @@ def render_nginx(
     :param server_name: the server name (SNI) that leads to the replicas.
     :param upstreams: where the replicas listen; each is an IP address and a port.
     :param runtime_dir: absolute; takes the pid file and the access log. nginx writes nowhere else.
-    :param as_root: whether nginx will be started by root. It then keeps that user, since its default (`nobody`) may
-        not enter the directory.
+    :param user: who the workers run as, see :func:`~sealserve.gateway.workers.worker_user`.
     :param connections: connections from clients that one worker can hold.
     :param shutdown_seconds: how long open connections have after SIGQUIT.
     :raises ConfigurationError: a value has no place in a configuration file.
@@ -110,7 +109,7 @@ def render_nginx(
     servers = [f"        server {_numeric(upstream)} max_fails=1 fail_timeout=1s;" for upstream in upstreams]
     return _TEMPLATE.format(
         load_module=f'load_module "{nginx.stream_module}";\n' if nginx.stream_module else "",
-        user="user root;\n" if as_root else "",
+        user=f"user {user};\n" if user else "",
         workers=int(workers),
         # Each connection has a client's and a replica's side.
         worker_connections=2 * int(connections) + 16,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sealserve.deploy import FILE_NAME
+from sealserve.errors import describe_failure
 from sealserve.local.events import Event, ProcessDied, ProcessReady, ProcessReported, ProcessStarted, ProcessStopped
 from sealserve.local.rotation import RotatingLog
 
 Entry = dict[str, Any]
+
+FAILED = "cluster-failed"
+"""The last entry of a cluster that ended with an error."""
 
 _NAMES: dict[type, str] = {
     ProcessStarted: "process-started",
@@ -36,14 +41,25 @@ class Account:
 
     def tell(self, event: str, **fields: Any) -> None:
         """Add an entry: ``time`` (RFC 3339, UTC), ``event``, the fields."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        entry: Entry = {"time": now, "event": event} | fields
-        self._log.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-        self._show(entry)
+        self._show(self._log_entry(event, fields))
 
     def hear(self, event: Event) -> None:
         """Add what the supervisor tells."""
         self.tell(_NAMES[type(event)], **asdict(event))
+
+    @contextlib.contextmanager
+    def failures(self) -> Iterator[None]:
+        """Log what ends the block with an error, and raise it on: whoever catches it shows it."""
+        try:
+            yield
+        except BaseException as error:
+            self._log_entry(FAILED, describe_failure(error))
+            raise
+
+    def _log_entry(self, event: str, fields: Mapping[str, Any]) -> Entry:
+        entry: Entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
+        self._log.write(json.dumps(entry).encode() + b"\n")
+        return entry
 
     @property
     def seconds(self) -> float:
@@ -79,10 +95,13 @@ def as_text(entry: Entry) -> str | None:
             return None
 
 
+def file_option(file: Path) -> str:
+    """`` -f FILE`` for a command in a hint; empty where every command finds ``./deployment.yaml`` by itself."""
+    return "" if file.absolute() == Path.cwd() / FILE_NAME else " " + shlex.join(["-f", str(file)])
+
+
 def _invitation(entry: Entry) -> str:
-    file = Path(entry["file"])
-    # The client's commands find ./deployment.yaml, and in it everything else, by themselves.
-    option = "" if file == Path.cwd() / FILE_NAME else " " + shlex.join(["-f", str(file)])
+    option = file_option(Path(entry["file"]))
     return (
         f"ready after {entry['seconds']:.1f} s on {entry['gateway']}. From another terminal:\n"
         f"  sealserve verify{option}\n"

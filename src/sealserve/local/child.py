@@ -45,8 +45,8 @@ class ProcessSpec:
     """Asked again and again with the process number; None: the process says READY=1 itself."""
     before_start: Callable[[], None] | None = None
     """Called before every start; raises what makes a start pointless."""
-    reopened_logs: tuple[Path, ...] = ()
-    """Logs that the process writes itself and opens again on SIGUSR1."""
+    own_logs: tuple[Path, ...] = ()
+    """Logs that the process itself appends to."""
 
 
 class Child:
@@ -86,6 +86,7 @@ class Child:
                 cwd=spec.working_directory,
                 env={**inherited, **spec.environment, **environment},
                 start_new_session=True,
+                umask=0o077,
             )
         except OSError as error:
             raise MachineError(f"cannot start {spec.name}: {error}") from error

@@ -13,12 +13,13 @@ from typing import Literal
 
 from sealserve.addresses import Address
 from sealserve.deploy import Deployment
-from sealserve.errors import SealserveError
+from sealserve.errors import MachineError, SealserveError
 from sealserve.evidence import ensure_simulated_platform
 from sealserve.files import write_atomically
-from sealserve.gateway import ACCESS_LOG, PID_FILE, check_configuration, render_nginx
+from sealserve.gateway import ACCESS_LOG, PID_FILE, check_configuration, render_nginx, worker_user
 from sealserve.local.child import ProcessSpec
 from sealserve.local.commands import broker_command, nginx_command, replica_command
+from sealserve.local.diagnosis import find_complaint
 from sealserve.local.events import Event, Listener
 from sealserve.local.leftovers import empty_directory
 from sealserve.local.ports import ReservedPort, require_free
@@ -29,6 +30,7 @@ from sealserve.local.supervised import RestartPolicy, Supervised
 from sealserve.local.supervisor import Supervisor
 
 _COLLATERAL_INTERVAL = 6 * 3600.0
+_COMPLAINT_INTERVAL = 0.25
 
 
 class LocalCluster:
@@ -80,12 +82,36 @@ class LocalCluster:
     async def start(self) -> None:
         """Start everything and return when it is ready. If this raises, :meth:`stop` is still to be called.
 
-        :raises SealserveError: a process refused to start.
+        :raises SealserveError: a process refused to start, or the broker cannot work.
         """
         self._freshness = asyncio.create_task(self._keep_collateral_fresh())
-        await self.supervisor.start()
+        starting = asyncio.create_task(self.supervisor.start())
+        failing = asyncio.create_task(self._broker_fails())
+        try:
+            await asyncio.wait([starting, failing], return_when=asyncio.FIRST_COMPLETED)
+            await (starting if starting.done() else failing)
+        finally:
+            starting.cancel()
+            failing.cancel()
         self._phase = "running"
         self.write_state()
+
+    async def _broker_fails(self) -> None:
+        """Look for what keeps the broker from deciding (a full disk, say), which it tells its own log only.
+
+        Replicas are told that it cannot answer now, and would ask again for minutes.
+
+        :raises MachineError: with what the broker says.
+        """
+        broker = self.process("broker")
+        while True:
+            await asyncio.sleep(_COMPLAINT_INTERVAL)
+            complaint = find_complaint(broker.child.last_lines) if broker.child else None
+            if complaint is not None:
+                message, hint = complaint
+                raise MachineError(
+                    f"the key broker cannot decide: {message}", hint=hint or f"Its log is {broker.spec.log}."
+                )
 
     async def stop(self) -> None:
         """Stop the gateway, the replicas and the broker, in this order, and forget the state."""
@@ -176,7 +202,7 @@ class LocalCluster:
                 server_name=self.deployment.tls.server_name,
                 upstreams=self.replicas,
                 runtime_dir=layout.nginx,
-                as_root=os.geteuid() == 0,
+                user=worker_user(),
             )
             write_atomically(layout.nginx_configuration, text)
             check_configuration(nginx, layout.nginx_configuration, layout.nginx)
@@ -199,7 +225,7 @@ class LocalCluster:
             orphan_signal=signal.SIGTERM,
             is_ready=listens,
             before_start=prepare,
-            reopened_logs=(layout.nginx / ACCESS_LOG,),
+            own_logs=(layout.nginx / ACCESS_LOG,),
         )
 
 

@@ -16,13 +16,11 @@ from pathlib import Path
 from sealserve import notify
 from sealserve.deploy import load_deployment
 from sealserve.errors import MachineError
-from sealserve.files import explain_os_error
-from sealserve.local.account import Entry
+from sealserve.local.account import FAILED, Entry
 from sealserve.local.commands import SEALSERVE
 from sealserve.local.layout import Layout
 from sealserve.local.logview import Follower
 from sealserve.local.notifications import CREDENTIALS
-from sealserve.local.state import cluster_lock
 
 _INTERVAL = 0.05
 
@@ -31,37 +29,42 @@ def run_detached(file: Path, *, show: Callable[[Entry], None], json_errors: bool
     """Start ``sealserve up`` in the background and wait until the cluster is ready or has failed.
 
     :param show: gets every entry of its account. :param json_errors: have an error as JSON.
-    :returns: exit code 0 and "", or the failed process's exit code and what it wrote to standard error.
-    :raises SealserveError: the deployment is not valid, or its cluster runs already.
+    :returns: the exit code, 0 if the cluster is ready, and what it wrote to standard error.
+    :raises SealserveError: the deployment is not valid, or the supervisor was killed.
     """
-    layout = Layout(load_deployment(file).state).make()
-    with cluster_lock(layout):
-        pass  # the clear error now, rather than from the background
+    layout = Layout(load_deployment(file).state)
     follower = Follower(layout.log("supervisor"), lines=0)
-    error_file = layout.logs / "supervisor.err"
     name = f"sealserve-up-{secrets.token_hex(12)}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard,
+        # In memory: what a full disk does to the cluster can still be said, and no file is left.
+        os.fdopen(os.memfd_create(name), "wb") as complaint,
+    ):
         heard.bind(f"\0{name}")
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         heard.settimeout(_INTERVAL)
+        process = subprocess.Popen(
+            [*SEALSERVE, "up", "-f", str(file.absolute()), "--quiet", *(["--json"] if json_errors else [])],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=complaint,
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, notify.VARIABLE: f"@{name}"},
+        )
         try:
-            with error_file.open("wb") as errors:
-                process = subprocess.Popen(
-                    [*SEALSERVE, "up", "-f", str(file.absolute()), "--quiet", *(["--json"] if json_errors else [])],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=errors,
-                    start_new_session=True,
-                    cwd=layout.root,
-                    env={**os.environ, notify.VARIABLE: f"@{name}"},
-                )
-        except OSError as error:
-            raise explain_os_error(error, error_file, "start the cluster with") from error
-        try:
-            return _await_ready(process, heard, follower, show, error_file)
+            code = _await_ready(process, heard, follower, show)
         except BaseException:
             _end(process)
             raise
+        # The file's position is shared with whoever writes to it.
+        said = os.pread(complaint.fileno(), 1 << 16, 0).decode(errors="replace")
+    if code < 0:
+        raise MachineError(
+            f"the cluster's supervisor was killed by signal {-code} while it started",
+            hint="If nobody killed it, the machine may be out of memory: see `dmesg`.",
+        )
+    return code, said
 
 
 def _await_ready(
@@ -69,8 +72,7 @@ def _await_ready(
     heard: socket.socket,
     follower: Follower,
     show: Callable[[Entry], None],
-    error_file: Path,
-) -> tuple[int, str]:
+) -> int:
     while True:
         ready = False
         with contextlib.suppress(TimeoutError):
@@ -80,15 +82,12 @@ def _await_ready(
         code = process.poll()
         for line in follower.new_lines():
             with contextlib.suppress(ValueError):
-                show(json.loads(line))
+                if (entry := json.loads(line))["event"] != FAILED:  # the caller says that, and better
+                    show(entry)
         if ready:
-            return 0, ""
+            return 0
         if code is not None:
-            complaint = error_file.read_text(errors="replace")
-            if not complaint.strip():
-                complaint = f"error: the cluster ended (exit code {code}) and could not say why in {error_file}\n"
-                complaint += "       Is the disk full? `sealserve up` without --detach says it on the terminal.\n"
-            return code or MachineError.exit_code, complaint
+            return code or MachineError.exit_code
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

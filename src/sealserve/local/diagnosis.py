@@ -73,6 +73,17 @@ def _last_error(lines: Sequence[str]) -> tuple[str | None, str | None]:
     return None, None
 
 
+def find_complaint(lines: Sequence[str]) -> tuple[str, str | None] | None:
+    """Message and hint of the last error that a broker itself logged; None if there is none."""
+    for line in reversed(lines):
+        entry = _json_object(line) if line.startswith("{") else {}
+        if entry.get("level") == "error" and str(entry.get("logger")).startswith("sealserve.broker."):
+            exception, hint = str(entry.get("exception", "")).strip(), entry.get("hint")
+            said = entry.get("reason") or exception.rpartition("\n")[2] or entry.get("event")
+            return str(said), hint if isinstance(hint, str) else None
+    return None
+
+
 def _json_object(line: str) -> dict[str, object]:
     try:
         entry = json.loads(line)

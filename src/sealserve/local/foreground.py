@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sealserve.deploy import load_deployment
-from sealserve.files import make_directory
 from sealserve.local.account import Account
 from sealserve.local.cluster import LocalCluster
 from sealserve.local.layout import Layout
-from sealserve.local.leftovers import end_leftovers
+from sealserve.local.leftovers import end_leftovers, remove_partials
+from sealserve.local.ownership import claim
 from sealserve.local.prepare import PreparedCluster, Progress, prepare_cluster
 from sealserve.local.state import cluster_lock
 from sealserve.notify import notify
@@ -28,19 +28,32 @@ def run_up(file: Path, *, account_for: Callable[[Layout], Account], progress: Pr
     """
     deployment = load_deployment(file)
     layout = Layout(deployment.state)
-    make_directory(layout.root)
+    claimed = claim(layout.root, "cluster")
     with cluster_lock(layout):
-        end_leftovers(layout)
-        layout.make()
-        account = account_for(layout)
-        account.tell("cluster-starting", deployment=deployment.name, directory=str(layout.root))
-        prepared = prepare_cluster(
-            deployment,
-            layout,
-            progress=progress,
-            on_step=lambda text, seconds: account.tell("step", text=text, seconds=round(seconds, 3)),
-        )
-        asyncio.run(_serve(prepared, file.absolute(), account))
+        try:
+            end_leftovers(layout)
+            remove_partials(layout)
+            layout.make()
+            account = account_for(layout)
+            account.tell("cluster-starting", deployment=deployment.name, directory=str(layout.root))
+            with account.failures():
+                prepared = prepare_cluster(
+                    deployment,
+                    layout,
+                    progress=progress,
+                    on_step=lambda text, seconds: account.tell("step", text=text, seconds=round(seconds, 3)),
+                )
+        except BaseException:
+            claimed.discard()
+            raise
+        # From here on everything is whole, and the logs say what happens: it stays.
+        try:
+            with account.failures():
+                asyncio.run(_serve(prepared, file.absolute(), account))
+        finally:
+            # A second Ctrl-C ends the first one's cleaning up: this is what is left of it.
+            end_leftovers(layout)
+            remove_partials(layout)
 
 
 async def _serve(prepared: PreparedCluster, file: Path, account: Account) -> None:

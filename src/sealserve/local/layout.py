@@ -5,13 +5,11 @@ Everything may be looked at. What lies in ``platform/`` is what an operator sees
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from sealserve.errors import InputError
 from sealserve.files import make_directory
+from sealserve.local.ownership import require_own
 
 
 @dataclass(frozen=True)
@@ -138,22 +136,11 @@ class Layout:
         return self.root / "lock"
 
     def make(self) -> Layout:
-        """Make the directories that are missing, all of them mode 0700.
+        """Make the directories that are missing, all of them mode 0700; the root is claimed already.
 
         :raises InputError: one cannot be made. :raises MachineError: the disk is full or read-only.
         """
-        for directory in (self.root, self.owner, self.platform, self.nginx, self.logs, self.temporary, self.client):
+        for directory in (self.owner, self.platform, self.nginx, self.logs, self.temporary, self.client):
             make_directory(directory)
-            if directory != self.root:
-                _require_own(directory)
+            require_own(directory, directory.lstat())
         return self
-
-
-def _require_own(directory: Path) -> None:
-    """What is deleted and written below must be ours: a link could lead anywhere, another user could change it."""
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
-        raise InputError(
-            f"{directory} is a link, belongs to somebody else, or can be written by others",
-            hint="Remove it, or choose another working directory.",
-        )

@@ -67,12 +67,23 @@ def end_leftovers(layout: Layout) -> list[int]:
     return sorted(set(killed))
 
 
+def remove_partials(layout: Layout) -> None:
+    """Remove what a command was writing when it was killed. The working directory must be locked by the caller."""
+    for directory in (layout.root, layout.owner, layout.platform, layout.nginx, layout.client):
+        for path in directory.glob(".*.partial"):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def empty_directory(directory: Path) -> None:
     """Remove everything in a directory, as far as it can be removed."""
     with contextlib.suppress(OSError):
         for entry in directory.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    entry.unlink()
+            _remove(entry)

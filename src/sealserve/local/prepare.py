@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +22,14 @@ from sealserve.broker.settings import BrokerSettings
 from sealserve.broker.store import GrantDocument, StoredPolicy
 from sealserve.deploy import Deployment
 from sealserve.enclave.measured import measured_settings
-from sealserve.errors import SealError
+from sealserve.errors import ModelError, SealError, TrustError
 from sealserve.evidence import SimulatedEnclave, ensure_simulated_platform, measure_simulated_enclave
 from sealserve.files import PRIVATE, explain_os_error, read_file, write_atomically
 from sealserve.gateway import Nginx, find_nginx
 from sealserve.local.certificates import ensure_authority, ensure_server_certificate
 from sealserve.local.layout import Layout
 from sealserve.local.ports import require_free
-from sealserve.models.saved_model import find_versions, read_saved_model
+from sealserve.models.saved_model import find_versions, read_saved_model, require_variables
 from sealserve.sealing import SealedModel, generate_wrap_key, open_sealed_model, read_wrap_key, seal_model
 
 Progress = Callable[[int, int], None]
@@ -42,6 +43,19 @@ KEY_NAME = "model"
 
 POLICY_NAME = "replicas"
 """The replicas' policy's name at the broker."""
+
+
+class TrustRootChangedError(TrustError):
+    """The simulated platform has another root than the one that was taken at its first start."""
+
+    def __init__(self, platform: Path, trusted: list[Path]) -> None:
+        files = shlex.join(map(str, trusted))
+        super().__init__(
+            f"the simulated platform in {platform} is not the one that is trusted here: its root differs from {files}. "
+            "Whoever made it could pass off any program as a replica, and be given the key",
+            hint=f"If you made the platform anew yourself, run `rm {files}`: the next start trusts it. "
+            "Otherwise find out who did.",
+        )
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,12 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address]:
     :returns: nginx, and the addresses of broker and gateway with their ports settled.
     :raises ModelError: there is no model. :raises MachineError: there is no nginx, or a port is taken.
     """
+    if not deployment.model.path.exists():
+        fetch = shlex.join(["sealserve", "model", "fetch", "efficientnet-lite0", "--to", str(deployment.model.path)])
+        raise ModelError(
+            f"there is no model at {deployment.model.path}, which model.path names",
+            hint=f"Put a SavedModel there, below a directory for its version, or take one that is known: `{fetch}`.",
+        )
     find_versions(deployment.model.path)
     nginx = find_nginx()
     broker = require_free(deployment.broker.listen, setting="broker.listen")
@@ -116,12 +136,18 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address]:
 def prepare_platform(layout: Layout) -> None:
     """The simulated platform, and its root where broker and client keep what they trust.
 
-    The root is copied: whom a party trusts must not be for the platform to say. Collateral is signed under that root,
-    so that policies may point to where the platform keeps it.
+    The root is copied once: whom a party trusts must not be for the platform to say, neither now nor later. Collateral
+    is signed under that root, so that policies may point to where the platform keeps it.
+
+    :raises TrustRootChangedError: the platform has another root than a party trusts.
     """
     platform = ensure_simulated_platform(layout.simulated_platform)
-    for copy in (layout.owner_trust_root, layout.client_trust_root):
-        write_atomically(copy, platform.root_pem)
+    trusted = {path: read_file(path) for path in (layout.owner_trust_root, layout.client_trust_root) if path.exists()}
+    if others := [path for path, pem in trusted.items() if pem.decode(errors="replace") != platform.root_pem]:
+        raise TrustRootChangedError(layout.simulated_platform, others)
+    for path in (layout.owner_trust_root, layout.client_trust_root):
+        if path not in trusted:
+            write_atomically(path, platform.root_pem)
 
 
 def prepare_keys(deployment: Deployment, layout: Layout, *, broker: Address) -> None:
@@ -147,7 +173,9 @@ def prepare_model(deployment: Deployment, layout: Layout, *, progress: Progress 
     source, mount = deployment.model.path, deployment.model.mount_path
     versions = find_versions(source)
     version = max(versions)
-    read_saved_model(versions[version])  # says now, by its own path, what a replica could say only from inside
+    require_variables(
+        read_saved_model(versions[version])
+    )  # says now, by its own path, what a replica could say only from inside
     with read_wrap_key(layout.wrap_key) as key:
         sealed: SealedModel | None = None
         with contextlib.suppress(SealError):  # sealed under another key, or damaged: it is sealed anew

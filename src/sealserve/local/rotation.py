@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
+
+from sealserve.files import PRIVATE
 
 LIMIT = 5 << 20
 
@@ -33,7 +36,7 @@ class RotatingLog:
                 self.close()
                 self._path.replace(previous(self._path))
             if self._descriptor is None:
-                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
                 self._size = os.fstat(self._descriptor).st_size
             self._size += os.write(self._descriptor, data)
 
@@ -45,12 +48,19 @@ class RotatingLog:
 
 
 def rotate_if_full(path: Path, *, limit: int = LIMIT) -> bool:
-    """Move a log that another program writes out of its way, if it is full.
+    """Copy a log that another program appends to, and empty it, if it is full.
 
-    :returns: whether it was moved: the program then has to be told to open its log again.
+    The program goes on with the file that it has open: nginx's workers may not open it again, because they run as
+    another user. What it writes between copy and emptying is lost.
+
+    :returns: whether it was full.
     """
     with contextlib.suppress(OSError):
         if path.stat().st_size > limit:
-            path.replace(previous(path))
+            try:
+                shutil.copyfile(path, previous(path))
+                previous(path).chmod(PRIVATE)
+            finally:
+                os.truncate(path, 0)
             return True
     return False

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -71,7 +72,9 @@ def write_state(layout: Layout, state: ClusterState) -> None:
     """Replace ``state.json`` in one step. It is not synced to disk: after a power cut it would mean nothing."""
     beside = layout.state.with_name(f".state.{secrets.token_hex(4)}.partial")
     try:
-        beside.write_text(state.model_dump_json(indent=1))
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(state.model_dump_json(indent=1))
         beside.replace(layout.state)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -104,9 +107,14 @@ def cluster_lock(layout: Layout) -> Iterator[None]:
         if not _try_lock(descriptor):
             state = read_state(layout)
             who = f" (process {state.supervisor})" if state and state.supervisor_alive else ""
+            option = shlex.join(["--state", str(layout.root)])
             raise AlreadyRunningError(
                 f"a cluster runs already in {layout.root}{who}",
-                hint="`sealserve status` shows it, `sealserve down` stops it.",
+                hint=f"`sealserve status {option}` shows it, `sealserve down {option}` stops it.",
+            )
+        if not _is_the_file(descriptor, layout.lock):
+            raise AlreadyRunningError(
+                f"{layout.root} was removed by a command that failed at this moment", hint="Run the command again."
             )
         yield
     finally:
@@ -129,6 +137,12 @@ def _open_lock(layout: Layout) -> int:
         return os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
         raise explain_os_error(error, layout.lock, "open") from error
+
+
+def _is_the_file(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
 
 
 def _try_lock(descriptor: int) -> bool:

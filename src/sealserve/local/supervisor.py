@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Sequence
 
 from sealserve.local.child import ProcessSpec
@@ -71,11 +70,9 @@ class Supervisor:
             process.kill()
 
     async def _rotate_logs(self, *, interval: float = _ROTATION_INTERVAL, limit: int = LIMIT) -> None:
-        """Move full logs that processes write themselves, and have them opened anew."""
+        """Keep the logs small that processes write themselves."""
         while True:
             await asyncio.sleep(interval)
             for process in self.processes:
-                if process.child is not None and process.phase == "ready":
-                    moved = [rotate_if_full(path, limit=limit) for path in process.spec.reopened_logs]
-                    if any(moved):
-                        process.child.send_signal(signal.SIGUSR1)
+                for path in process.spec.own_logs:
+                    rotate_if_full(path, limit=limit)

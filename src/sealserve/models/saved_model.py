@@ -22,6 +22,9 @@ from sealserve.wire.tensors import shape_of, type_name
 SAVED_MODEL_FILE = "saved_model.pb"
 DEFAULT_SIGNATURE = "serving_default"
 
+# Operations whose values a SavedModel keeps in variables/.
+_VARIABLES = {"VarHandleOp", "VariableV2", "Variable"}
+
 # TensorFlow keeps the model's initializer among the signatures, under names that callers cannot use.
 _RESERVED = "__saved_model_"
 
@@ -87,7 +90,7 @@ class SavedModelContent:
 def find_versions(base: Path) -> dict[int, Path]:
     """The versions under a model's base directory, lowest first.
 
-    :raises ModelError: nothing is there, it is no directory, or it has no version.
+    :raises ModelError: nothing is there, it is no directory, it has no version, or one whose name begins with 0.
     """
     _require_directory(base)
     versions = sorted(
@@ -95,6 +98,11 @@ def find_versions(base: Path) -> dict[int, Path]:
         for entry in base.iterdir()
         if entry.name.isascii() and entry.name.isdigit() and entry.is_dir()
     )
+    for number, entry in versions:
+        if entry.name != str(number):
+            raise ModelError(
+                f"{entry} is no version's name: it begins with 0", hint=f"Rename it to {entry.with_name(str(number))}."
+            )
     if versions:
         return dict(versions)
     if (base / SAVED_MODEL_FILE).exists():
@@ -127,6 +135,19 @@ def read_saved_model(directory: Path) -> SavedModelContent:
             hint="Export it with a signature, e.g. `tf.saved_model.save(model, path, signatures=function)`.",
         )
     return SavedModelContent(directory, meta_graph, signatures)
+
+
+def require_variables(content: SavedModelContent) -> None:
+    """Look for the values of a graph's variables, which are in files of their own.
+
+    :raises ModelError: the graph has variables, and they are missing.
+    """
+    index = content.path / "variables" / "variables.index"
+    if _VARIABLES & content.operations().keys() and not index.is_file():
+        raise ModelError(
+            f"the model in {content.path} has variables, and their values are missing: there is no {index}",
+            hint="Copy the whole directory of the version: variables/ belongs to it as well as saved_model.pb.",
+        )
 
 
 def _parse(directory: Path) -> SavedModel:

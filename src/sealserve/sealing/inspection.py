@@ -9,6 +9,7 @@ from typing import Any
 
 from sealserve.errors import InputError, SealError
 from sealserve.files import explain_os_error
+from sealserve.logs import printable
 from sealserve.sealing.errors import named
 from sealserve.sealing.layout import GROUP, HEAD, MAX_SIZE, NODE
 from sealserve.sealing.listing import INCOMPLETE_NAME, RESERVED
@@ -53,7 +54,8 @@ class FileInspection:
     def as_text(self) -> str:
         """For people."""
         lines = [
-            f"{shown(self.location)}: encrypted file of Gramine's format, version {self.version}.{self.minor_version}"
+            f"{printable(self.location)}: encrypted file of Gramine's format, "
+            f"version {self.version}.{self.minor_version}"
             + (" (Gramine up to 1.8)" if self.version == 1 else " (Gramine 1.9 and later)"),
             f"  on disk      {self.length:,} bytes, {self.length // NODE:,} nodes",
         ]
@@ -66,7 +68,7 @@ class FileInspection:
             ]
         else:
             lines += [
-                f"  path         {shown(self.path)}",
+                f"  path         {printable(self.path)}",
                 f"  content      {self.size:,} bytes",
                 "  authenticated here: path, size, and the first 3,072 bytes; `sealserve seal verify` checks the rest",
                 "  never authenticated: minor version, flags, padding; nor that this is the newest copy",
@@ -98,11 +100,12 @@ class ModelInspection:
         """For people."""
         if self.model is None:
             listed = [
-                f"  {shown(f.location)}  version {f.version}.{f.minor_version}  {f.length:,} bytes" for f in self.files
+                f"  {printable(f.location)}  version {f.version}.{f.minor_version}  {f.length:,} bytes"
+                for f in self.files
             ]
             return "\n".join(
                 [
-                    f"{shown(self.directory)}: a directory with {len(self.files)} encrypted files",
+                    f"{printable(self.directory)}: a directory with {len(self.files)} encrypted files",
                     *listed,
                     "without the wrap key nothing else can be read, and none of this is authenticated",
                 ]
@@ -110,11 +113,11 @@ class ModelInspection:
         width = max(len(f"{file.size:,}") for file in self.model.files)
         return "\n".join(
             [
-                f"{shown(self.directory)}: sealed model",
+                f"{printable(self.directory)}: sealed model",
                 f"  digest       {self.model.digest.hex()}",
-                f"  mount        {shown(self.model.mount)}",
+                f"  mount        {printable(self.model.mount)}",
                 f"  content      {self.model.total_size:,} bytes in {len(self.model.files)} files",
-                *(f"  {f.size:>{width},}  {f.sha256.hex()}  {shown(f.name)}" for f in self.model.files),
+                *(f"  {f.size:>{width},}  {f.sha256.hex()}  {printable(f.name)}" for f in self.model.files),
                 "  authenticated here: the list, and that every file is the one that was sealed with it;",
                 "  `sealserve seal verify` reads and checks all content",
             ]
@@ -156,7 +159,7 @@ def inspect_file(path: Path, key: Secret | None = None, *, follow_links: bool = 
         try:
             preamble = read_preamble(os.pread(file.fileno(), NODE, 0))
         except SealError as error:
-            raise named(error, shown(str(path))) from None
+            raise named(error, printable(str(path))) from None
         except OSError as error:
             raise explain_os_error(error, path, "read") from error
         if key is not None:
@@ -172,11 +175,6 @@ def inspect_file(path: Path, key: Secret | None = None, *, follow_links: bool = 
         embedded,
         size,
     )
-
-
-def shown(text: str) -> str:
-    """``text`` without what a terminal would obey: whoever wrote a file chose its name, and the path in it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _sizes(length: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,10 +102,23 @@ def _explain(error: SQLAlchemyError, action: str, name: str) -> StoreUnavailable
         return StoreTamperedError(
             f"the store {name} is damaged or was changed: {why}", hint="Restore the database from a backup."
         )
+    if "disk is full" in why or ("disk I/O error" in why and _is_full(name)):
+        # SQLite says either, depending on which of its files there was no room for.
+        return StoreUnavailableError(
+            f"cannot {action} the store {name}: No space left on device",
+            hint="Free some disk space, then run the command again.",
+        )
     return StoreUnavailableError(
         f"cannot {action} the store {name}: {why}",
         hint="Check that the database runs and can be reached, and that its disk is not full or read-only.",
     )
+
+
+def _is_full(path: str) -> bool:
+    """Whether the file system of a SQLite file has less room than a transaction takes."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(Path(path).parent).free < 1 << 20
+    return False
 
 
 # --- SQLite ---------------------------------------------------------------------------------------------------------

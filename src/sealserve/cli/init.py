@@ -1,0 +1,63 @@
+"""``sealserve init``: the first deployment.yaml."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from sealserve.errors import ConfigurationError, InputError
+
+# What each option sets.
+_SETTINGS = {"--name": "name", "--model": "model.path", "--model-name": "model.name"}
+
+
+@click.command()
+@click.option(
+    "-f",
+    "--file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("deployment.yaml"),
+    show_default=True,
+    help="The file to write.",
+)
+@click.option("--force", is_flag=True, help="Write over an existing file.")
+@click.option("--name", help="Name of the deployment: lower-case letters, digits and hyphens.")
+@click.option("--model", help="Base directory of the model, with a directory for each version.")
+@click.option("--model-name", help="Name that clients call the model by.")
+def init(*, file: Path, force: bool, name: str | None, model: str | None, model_name: str | None) -> None:
+    """Write a commented deployment.yaml, and say what comes next."""
+    from sealserve.configuration import parse_yaml
+    from sealserve.deploy import Deployment, render_template
+    from sealserve.files import write_atomically
+    from sealserve.local.account import file_option
+
+    if file.exists() and not force:
+        raise InputError(f"{file} exists already", hint="Choose another name with -f, or write over it with --force.")
+    options = {"--name": name, "--model": model, "--model-name": model_name}
+    text = render_template({_SETTINGS[option]: value for option, value in options.items() if value is not None})
+    try:
+        deployment = parse_yaml(text, Deployment, path=file)
+    except ConfigurationError as error:
+        raise _about_options(error, file) from None
+    write_atomically(file, text)
+    click.echo(f"wrote {file}\n\nNext:")
+    path = file.parent / deployment.model.path
+    if not path.is_dir():
+        click.echo(
+            f"  put the versions of your model under {path}/ (as {path}/1/saved_model.pb), or take one that is known:\n"
+            f"  {shlex.join(['sealserve', 'model', 'fetch', 'efficientnet-lite0', '--to', str(path)])}"
+        )
+    click.echo(f"  sealserve up{file_option(file)}")
+
+
+def _about_options(error: ConfigurationError, file: Path) -> InputError:
+    """The same error in terms of what was typed; there is no file yet that could be corrected."""
+    lines = []
+    for line in error.message.splitlines():
+        # FILE:LINE: SETTING: PROBLEM
+        setting, _, problem = line.removeprefix(f"{file}:").partition(": ")[2].partition(": ")
+        option = next((option for option, name in _SETTINGS.items() if name == setting), setting)
+        lines.append(f"{option}: {problem}")
+    return InputError("\n".join(lines), hint="Nothing was written.")
