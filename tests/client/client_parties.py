@@ -11,11 +11,17 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sealserve.evidence import AppraisalPolicy, SimulatedEnclave
 from sealserve.ratls import TlsIdentity, client_report_data
@@ -54,9 +60,10 @@ class Replica(contextlib.AbstractContextManager["Replica"]):
         attester: Any,
         *,
         name: str = "replica-1",
-        models: Sequence[tuple[str, int, bytes]] = (("classifier", 1, DIGEST),),
+        models: Sequence[tuple[str, int, bytes]] = (("classifier", 3, DIGEST),),
         evidence: Callable[[bytes], attestation_pb2.EvidenceResponse] | None = None,
         predict: Callable[[tensorflow_serving_pb2.PredictRequest, grpc.ServicerContext], Any] | None = None,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self.identity, self.attester, self.name = identity, attester, name
         served = [attestation_pb2.ServedModel(name=m, version=v, digest=d) for m, v, d in models]
@@ -69,7 +76,7 @@ class Replica(contextlib.AbstractContextManager["Replica"]):
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20)]
         self._server = grpc.server(ThreadPoolExecutor(16), options=options)
         self._server.add_generic_rpc_handlers([_Handlers(self)])
-        credentials = grpc.ssl_server_credentials(
+        credentials = credentials or grpc.ssl_server_credentials(
             [(bytes(identity.private_key_pem().reveal()), identity.certificate_pem())]
         )
         self.port = self._server.add_secure_port("127.0.0.1:0", credentials)
@@ -236,6 +243,50 @@ class Balancer(_LoopThread):
                 group.create_task(_pump(behind_reader, writer, self.seen))
         finally:
             behind_writer.transport.abort()
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Certificates as the seed's scripts make them: an authority, a server with nothing but a common name, a client."""
+
+    directory: Path
+    name: str = "grpc.tf-serving.service.com"
+
+    def __post_init__(self) -> None:
+        authority = ec.generate_private_key(ec.SECP256R1())
+        self._write("ca", authority, self._certificate("owner", authority, authority, "owner"))
+        for file, name in (("server", self.name), ("client", "client")):
+            key = ec.generate_private_key(ec.SECP256R1())
+            self._write(file, key, self._certificate(name, key, authority, "owner"))
+
+    def path(self, file: str) -> Path:
+        return self.directory / file
+
+    def credentials(self, *, two_way: bool = False) -> grpc.ServerCredentials:
+        pair = (self.path("server.key").read_bytes(), self.path("server.pem").read_bytes())
+        roots = self.path("ca.pem").read_bytes() if two_way else None
+        return grpc.ssl_server_credentials([pair], roots, require_client_auth=two_way)
+
+    def _write(self, file: str, key: Any, certificate: x509.Certificate) -> None:
+        form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        self.path(f"{file}.key").write_bytes(key.private_bytes(*form))
+        self.path(f"{file}.key").chmod(0o600)
+        self.path(f"{file}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+
+    def _certificate(self, name: str, key: Any, signer: Any, issuer: str) -> x509.Certificate:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+        )
+        if name == issuer:
+            builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        return builder.sign(signer, hashes.SHA256())
 
 
 def server_context(identity: TlsIdentity, alpn: str | None = "h2") -> ssl.SSLContext:

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from client_parties import BAD, GOOD, Balancer, Replica, write_policy
+from client_blocking import BlockingAsyncClient, attest_by_asyncio
+from client_parties import BAD, GOOD, Balancer, Owner, Replica, write_policy
 
 from sealserve.client import DEFAULT_SERVER_NAME
 from sealserve.evidence import AppraisalPolicy, SimulatedAttester, create_simulated_platform
@@ -77,6 +78,25 @@ def second_replica(start, identities, good_attester) -> Replica:
 def bad_replica(start, bad_identity, bad_attester) -> Replica:
     """Everything is right with it but its measurement."""
     return start(bad_identity, bad_attester, name="replica-1")
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def both_clients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a test with the synchronous and with the asyncio client under the name of the former."""
+    if request.param == "asyncio":
+        monkeypatch.setattr(request.module, "Client", BlockingAsyncClient)
+        if hasattr(request.module, "attest"):
+            monkeypatch.setattr(request.module, "attest", attest_by_asyncio)
+
+
+@pytest.fixture(scope="session")
+def owner(tmp_path_factory: pytest.TempPathFactory) -> Owner:
+    return Owner(tmp_path_factory.mktemp("owner"))
+
+
+@pytest.fixture
+def policy_file(policy: AppraisalPolicy, platform: Path) -> str:
+    return str(platform.parent / "policy.yaml")
 
 
 @pytest.fixture

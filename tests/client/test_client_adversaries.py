@@ -16,6 +16,7 @@ from sealserve.ratls import client_report_data, create_identity
 from sealserve.wire import attestation_pb2
 
 INPUTS = {"images": SECRET_INPUT}
+pytestmark = pytest.mark.usefixtures("both_clients")
 
 
 def refuse(target: str, policy: AppraisalPolicy, error: type[TrustError]) -> TrustError:
@@ -156,7 +157,7 @@ def test_a_model_that_the_policy_lists_is_called(replica, platform, tmp_path):
     policy = write_policy(tmp_path / "policy.yaml", platform, f"models: ['{DIGEST.hex()}']\n")
     with Client(replica.target, policy) as client:
         verified = client.predict(INPUTS, model="classifier").verified
-    assert [(m.name, m.version, m.digest) for m in verified.claims.models] == [("classifier", 1, DIGEST)]
+    assert [(m.name, m.version, m.digest) for m in verified.claims.models] == [("classifier", 3, DIGEST)]
 
 
 def test_a_replica_without_models_is_refused_where_models_are_listed(start_good, platform, tmp_path):

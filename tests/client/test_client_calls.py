@@ -24,6 +24,7 @@ from sealserve.client import (
 from sealserve.errors import InputError, UnavailableError
 
 INPUTS = {"images": SECRET_INPUT}
+pytestmark = pytest.mark.usefixtures("both_clients")
 
 
 def test_a_call_returns_the_outputs_and_who_answered(replica, policy):

@@ -10,13 +10,10 @@ from click.testing import CliRunner, Result
 from client_parties import BAD, GOOD, Scripted, free_port
 from PIL import Image
 
-from sealserve.cli.client import endpoint, predict, verify
+from sealserve.cli.client import predict
+from sealserve.cli.client_options import endpoint
+from sealserve.cli.client_verify import verify
 from sealserve.errors import InputError, PolicyRefusedError, SealserveError, UnavailableError
-
-
-@pytest.fixture
-def policy_file(policy, platform) -> str:
-    return str(platform.parent / "policy.yaml")
 
 
 @pytest.fixture
@@ -37,7 +34,7 @@ def test_the_report_shows_every_check_and_fits_the_terminal(columns, run, replic
     lines = result.output.splitlines()
     assert max(map(len, lines)) <= columns
     assert sum(line.startswith("ok ") for line in lines) >= 10
-    for word in ("TLSv1.3", "UpToDate", "no advisories", "until 20", "classifier version 1", "ACCEPTED  replica-1"):
+    for word in ("TLSv1.3", "UpToDate", "no advisories", "until 20", "classifier version 3", "ACCEPTED  replica-1"):
         assert word in result.output
     assert GOOD.mrenclave.hex() in "".join(line.strip() for line in lines)
     assert "SIMULATED - NO PROTECTION" in lines

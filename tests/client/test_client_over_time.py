@@ -12,6 +12,7 @@ from sealserve.errors import PolicyRefusedError, UnavailableError
 from sealserve.evidence.errors import EvidenceBindingError
 
 INPUTS = {"images": SECRET_INPUT}
+pytestmark = pytest.mark.usefixtures("both_clients")
 
 
 class Clock:
@@ -141,7 +142,7 @@ def test_a_replica_that_stops_gracefully_still_answers(start_good, second_replic
 
 
 def test_a_connection_that_died_while_idle_is_not_used(replica, balance, policy, monkeypatch):
-    monkeypatch.setattr("sealserve.client.client._SENDINGS", 1)  # so that a sending in vain would be an error
+    monkeypatch.setattr("sealserve.client.retries._SENDINGS", 1)  # so that a sending in vain would be an error
     balancer = balance(replica.target)
     with Client(balancer.target, policy) as client:
         client.predict(INPUTS, model="classifier")

@@ -26,7 +26,7 @@ EXTRAS = {
     "google": "client",
     "grpc": "server",
     "grpc_health": "server",
-    "h2": "client",
+    "hpack": "client",
     "numpy": "client",
     "openvino": "server",
     "OpenSSL": "all",

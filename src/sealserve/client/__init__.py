@@ -13,7 +13,7 @@ not: the network, the balancer, the host that a replica runs on, and the replica
 from __future__ import annotations
 
 from sealserve.client.attestation import Claims, ServedModel, VerifiedReplica, attest
-from sealserve.client.client import Client, Prediction
+from sealserve.client.client import Client, InsecureClient
 from sealserve.client.errors import (
     ConnectionLostError,
     DeadlinePassedError,
@@ -21,13 +21,18 @@ from sealserve.client.errors import (
     MalformedReplyError,
     ModelNotAcceptedError,
     ModelNotServedError,
+    NotProcessedError,
     RequestRefusedError,
     ServerFaultError,
+    ServerNotAcceptedError,
     TargetUnreachableError,
 )
 from sealserve.client.labels import imagenet_labels
+from sealserve.client.messages import Prediction
 from sealserve.client.metadata import ModelMetadata, Signature, TensorSpec
+from sealserve.client.reply import Reply
 from sealserve.client.server_name import DEFAULT_SERVER_NAME
+from sealserve.client.tls import OwnerCertificates
 
 __all__ = [
     "DEFAULT_SERVER_NAME",
@@ -36,14 +41,19 @@ __all__ = [
     "ConnectionLostError",
     "DeadlinePassedError",
     "EvidenceMissingError",
+    "InsecureClient",
     "MalformedReplyError",
     "ModelMetadata",
     "ModelNotAcceptedError",
     "ModelNotServedError",
+    "NotProcessedError",
+    "OwnerCertificates",
     "Prediction",
+    "Reply",
     "RequestRefusedError",
     "ServedModel",
     "ServerFaultError",
+    "ServerNotAcceptedError",
     "Signature",
     "TargetUnreachableError",
     "TensorSpec",

@@ -10,6 +10,7 @@ is one to trust is the policy's word.
 from __future__ import annotations
 
 import secrets
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,9 +23,11 @@ from sealserve.addresses import Address, parse_address
 from sealserve.client.deadline import Deadline
 from sealserve.client.errors import EvidenceMissingError, MalformedReplyError, ModelNotAcceptedError
 from sealserve.client.grpc_connection import GrpcConnection
+from sealserve.client.reply import Reply
 from sealserve.client.server_name import DEFAULT_SERVER_NAME, check_server_name
 from sealserve.client.status import Code, error_of, printable
-from sealserve.client.transport import TlsFacts, connect
+from sealserve.client.tls import OwnerCertificates, Peer, TlsFacts, client_context
+from sealserve.client.transport import connect
 from sealserve.evidence import AppraisalPolicy, VerifiedEvidence
 from sealserve.ratls.binding import client_report_data
 from sealserve.wire import attestation_pb2
@@ -35,7 +38,10 @@ CONNECT_SECONDS = 10.0
 EVIDENCE_SECONDS = 10.0
 """How long a replica may take to make a connection and to give evidence, within the caller's deadline."""
 
-_MAX_EVIDENCE = 256 * 1024  # a quote has about 5 KB
+MAX_EVIDENCE = 256 * 1024
+"""Bytes of an answer with evidence; a quote has about 5 KB."""
+
+_HINT = "Check that this is the gRPC address of a sealserve replica."
 _MAX_MODELS = 1000
 
 
@@ -113,25 +119,31 @@ def attest(
     policy: AppraisalPolicy,
     *,
     server_name: str = DEFAULT_SERVER_NAME,
+    certificates: OwnerCertificates | None = None,
     timeout: float = 10.0,
 ) -> VerifiedReplica:
     """Check the replica that answers at ``target``, on one connection that is closed afterwards.
 
-    :param target: ``host:port``. :param server_name: sent as SNI. :param timeout: seconds for all of it.
+    :param target: ``host:port``. :param server_name: sent as SNI. :param certificates: of the owner, to be checked or
+        shown beside the evidence. :param timeout: seconds for all of it.
     :raises TrustError: there is no evidence, it is not genuine, not bound to this connection, or not accepted.
     :raises UnavailableError: the target cannot be reached or is silent.
     """
     deadline = Deadline(timeout)
-    connection = open_connection(parse_address(target), server_name=check_server_name(server_name), deadline=deadline)
+    name = check_server_name(server_name)
+    context = client_context(certificates, evidence=True)
+    connection = open_connection(parse_address(target), context, server_name=name, deadline=deadline)
     try:
         return judge(request_evidence(connection, deadline), policy)
     finally:
         connection.close()
 
 
-def open_connection(target: Address, *, server_name: str, deadline: Deadline) -> GrpcConnection:
+def open_connection(
+    target: Address, context: ssl.SSLContext, *, server_name: str, deadline: Deadline
+) -> GrpcConnection:
     """A connection on which nothing was asked yet; see :func:`sealserve.client.transport.connect` for errors."""
-    transport = connect(target, server_name=server_name, deadline=deadline.within(CONNECT_SECONDS))
+    transport = connect(target, context, server_name=server_name, deadline=deadline.within(CONNECT_SECONDS))
     return GrpcConnection(transport, authority=server_name)
 
 
@@ -141,31 +153,48 @@ def request_evidence(connection: GrpcConnection, deadline: Deadline) -> Presente
     :raises EvidenceMissingError: the peer is no replica or does not behave like one.
     :raises UnavailableError: it went away, is silent, or cannot give evidence now.
     """
-    nonce = secrets.token_bytes(NONCE_SIZE)
-    request = attestation_pb2.EvidenceRequest(nonce=nonce).SerializeToString()
-    hint = "Check that this is the gRPC address of a sealserve replica."
+    question = EvidenceQuestion()
+    limit = deadline.within(EVIDENCE_SECONDS)
     try:
-        reply = connection.call(
-            GET_EVIDENCE, request, deadline=deadline.within(EVIDENCE_SECONDS), max_reply=_MAX_EVIDENCE
-        )
+        reply = connection.call(GET_EVIDENCE, [question.message], deadline=limit, max_reply=MAX_EVIDENCE)
     except MalformedReplyError as error:
-        raise EvidenceMissingError(f"no evidence: {error.message}", hint=hint) from error
-    if reply.status in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}:
-        raise error_of(reply)
-    if reply.status != Code.OK:
-        raise EvidenceMissingError(f"no evidence: {error_of(reply).message}", hint=hint)
-    try:
-        response = attestation_pb2.EvidenceResponse.FromString(reply.message)
-    except DecodeError as error:
-        raise EvidenceMissingError("no evidence: the answer is malformed", hint=hint) from error
-    return PresentedEvidence(
-        quote=response.quote,
-        claims=response.claims,
-        nonce=nonce,
-        certificate=connection.transport.peer_certificate,
-        spki_digest=connection.transport.peer_key,
-        tls=connection.transport.facts,
-    )
+        raise question.not_answered(error) from error
+    return question.read(reply, connection.peer)
+
+
+class EvidenceQuestion:
+    """One question for evidence: its nonce, and reading what came for it. Whoever asks does the I/O."""
+
+    def __init__(self) -> None:
+        self._nonce = secrets.token_bytes(NONCE_SIZE)
+        self.message = attestation_pb2.EvidenceRequest(nonce=self._nonce).SerializeToString()
+
+    def not_answered(self, error: MalformedReplyError) -> EvidenceMissingError:
+        """What it means that the reply broke a protocol's rule."""
+        return EvidenceMissingError(f"no evidence: {error.message}", hint=_HINT)
+
+    def read(self, reply: Reply, peer: Peer) -> PresentedEvidence:
+        """The evidence in a reply.
+
+        :param peer: of the connection that it came on.
+        :raises EvidenceMissingError: there is none. :raises UnavailableError: there is none now.
+        """
+        if reply.status in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}:
+            raise error_of(reply)
+        if reply.status != Code.OK:
+            raise EvidenceMissingError(f"no evidence: {error_of(reply).message}", hint=_HINT)
+        try:
+            response = attestation_pb2.EvidenceResponse.FromString(bytes(reply.message))
+        except DecodeError as error:
+            raise EvidenceMissingError("no evidence: the answer is malformed", hint=_HINT) from error
+        return PresentedEvidence(
+            quote=response.quote,
+            claims=response.claims,
+            nonce=self._nonce,
+            certificate=peer.certificate,
+            spki_digest=peer.key,
+            tls=peer.facts,
+        )
 
 
 def judge(presented: PresentedEvidence, policy: AppraisalPolicy) -> VerifiedReplica:
@@ -204,6 +233,21 @@ def parse_claims(data: bytes) -> Claims:
 def _name(text: str) -> str:
     """One line: a name must not look like more of a report than it is."""
     return " ".join(printable(text).split())
+
+
+def check_answer(replica: VerifiedReplica, policy: AppraisalPolicy, model: str, version: int) -> None:
+    """What answered must be one of the models that the evidence names, where the policy lists models.
+
+    A replica that exchanges its model answers with a version that its last evidence does not name: time to ask again.
+
+    :raises ModelNotAcceptedError: it is none of them.
+    """
+    if policy.models and not any((m.name, m.version) == (model, version) for m in replica.claims.models):
+        raise ModelNotAcceptedError(
+            f"the answer is of {printable(model) or 'no model'} version {version}, "
+            "which the replica's evidence does not name",
+            hint="The replica serves what it did not attest. Tell whoever runs it.",
+        )
 
 
 def check_models(claims: Claims, policy: AppraisalPolicy) -> None:

@@ -2,128 +2,49 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-import numpy as np
-from google.protobuf.message import DecodeError, EncodeError, Message
 from numpy.typing import ArrayLike
 
-from sealserve.addresses import parse_address
 from sealserve.client.attestation import VerifiedReplica
 from sealserve.client.deadline import Deadline
-from sealserve.client.errors import (
-    ConnectionLostError,
-    DeadlinePassedError,
-    MalformedReplyError,
-    TargetUnreachableError,
+from sealserve.client.endpoint import Endpoint
+from sealserve.client.headers import Metadata
+from sealserve.client.judgements import Judgements, boot_time
+from sealserve.client.messages import (
+    GET_MODEL_METADATA,
+    PREDICT,
+    Prediction,
+    answering_model,
+    metadata_request,
+    parse,
+    predict_request,
+    read_outputs,
 )
 from sealserve.client.metadata import FIELD, ModelMetadata, read_metadata
-from sealserve.client.pool import VerifiedPool, boot_time
-from sealserve.client.server_name import DEFAULT_SERVER_NAME, check_server_name
+from sealserve.client.pool import Borrowed, VerifiedPool
+from sealserve.client.reply import Reply
+from sealserve.client.retries import RETRIED, Retries
+from sealserve.client.settings import DEFAULT_SIGNATURE, DEFAULT_TIMEOUT, Limits, require_policy
 from sealserve.client.status import Code, error_of
+from sealserve.client.tls import OwnerCertificates
 from sealserve.errors import InputError
-from sealserve.evidence import AppraisalPolicy, VerifiedEvidence
-from sealserve.wire.tensorflow_serving_pb2 import (
-    GetModelMetadataRequest,
-    GetModelMetadataResponse,
-    ModelSpec,
-    PredictRequest,
-    PredictResponse,
-)
-from sealserve.wire.tensors import TensorError, from_numpy, to_numpy
+from sealserve.evidence import AppraisalPolicy
+from sealserve.wire.tensorflow_serving_pb2 import GetModelMetadataResponse, PredictResponse
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
-DEFAULT_SIGNATURE = "serving_default"
-DEFAULT_TIMEOUT = 30.0
-
-# A request that reached a server this often without an answer is not sent again: it may be what fells the replicas.
-_SENDINGS = 3
-# A target that never answered gets this many tries: one balanced server may be down. One that has, is waited for.
-_FIRST_TRIES = 3
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
-
-Array = np.ndarray[Any, np.dtype[Any]]
-_Response = TypeVar("_Response", bound=Message)
+_Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """An answer, and who gave it.
+class Caller:
+    """What clients with and without evidence have in common; may be used from many threads."""
 
-    :param outputs: by name. :param model_version: that answered.
-    :param verified: the replica whose TLS key the answer came under, and its evidence.
-    :param seconds: from the call to the answer, with connecting, checking and repeating where that was needed.
-    """
-
-    outputs: dict[str, Array]
-    model_version: int
-    verified: VerifiedReplica
-    seconds: float
-
-    @property
-    def replica(self) -> str:
-        """The name of the replica that answered, as its evidence has it."""
-        return self.verified.name
-
-    @property
-    def evidence(self) -> VerifiedEvidence:
-        """The accepted evidence of the replica that answered."""
-        return self.verified.evidence
-
-
-class Client:
-    """Calls models on attested replicas; may be used from many threads.
-
-    No byte of an input leaves before the replica at the other end of the very connection that carries it was appraised
-    by ``policy``, at most ``max_evidence_age`` seconds ago.
-
-    :param target: ``host:port`` of a replica, or of a gateway that passes TLS through.
-    :param policy: what enclaves to accept; replace it by assigning :attr:`policy`.
-    :param server_name: TLS server name (SNI) by which a gateway routes.
-    :param max_evidence_age: seconds. :param max_connections: open at the same time; each carries one call at a time.
-    :param max_reply_bytes: the largest answer to take. :param clock: monotonic seconds, by which evidence ages.
-    """
-
-    def __init__(
-        self,
-        target: str,
-        policy: AppraisalPolicy,
-        *,
-        server_name: str = DEFAULT_SERVER_NAME,
-        max_evidence_age: float = 300.0,
-        max_connections: int = 16,
-        max_reply_bytes: int = 256 * 1024 * 1024,
-        clock: Callable[[], float] = boot_time,
-    ) -> None:
-        if not isinstance(policy, AppraisalPolicy):
-            raise InputError("a client needs an appraisal policy", hint="Load one with AppraisalPolicy.load(path).")
-        if max_connections < 1 or not max_evidence_age > 0:
-            raise InputError("max_connections and max_evidence_age must be positive")
-        self._max_reply = max_reply_bytes
+    def __init__(self, pool: VerifiedPool, limits: Limits) -> None:
+        self._pool = pool
+        self._max_reply = limits.max_reply_bytes
         self._closed = False
-        self._pool = VerifiedPool(
-            parse_address(target),
-            policy,
-            server_name=check_server_name(server_name),
-            max_age=max_evidence_age,
-            max_connections=max_connections,
-            clock=clock,
-        )
-
-    @property
-    def policy(self) -> AppraisalPolicy:
-        """The policy; a new one holds from the next request on, on connections that are open as well."""
-        return self._pool.policy
-
-    @policy.setter
-    def policy(self, policy: AppraisalPolicy) -> None:
-        self._pool.policy = policy
 
     def predict(
         self,
@@ -137,37 +58,55 @@ class Client:
     ) -> Prediction:
         """Run a model.
 
-        :param inputs: an array for each input of the signature. :param version: the newest that is served, if None.
-        :param outputs: names of the outputs to return; all if empty. :param timeout: seconds for all of it.
-        :raises TrustError: the replica is not accepted; nothing of the inputs was sent to it.
+        :param inputs: an array for each input of the signature; arrays must not change until this returns.
+        :param version: the newest that is served, if None. :param outputs: names of those to return; all if empty.
+        :param timeout: seconds for all of it.
+        :raises TrustError: the server is not accepted; nothing of the inputs was sent to it.
         :raises InputError: the server says that the request is wrong, or an input has no TensorFlow type.
-        :raises UnavailableError: no replica answered in time.
+        :raises UnavailableError: no server answered in time.
         """
         started = time.monotonic()
         deadline = Deadline(timeout)
-        request = PredictRequest(model_spec=_model_spec(model, version, signature), output_filter=outputs)
-        for name, value in inputs.items():
-            request.inputs[name].CopyFrom(from_numpy(np.asarray(value)))
-        response, replica = self._call(PREDICT, request, PredictResponse, deadline)
-        try:
-            left, arrays = self._max_reply, {}
-            for name, tensor in response.outputs.items():
-                arrays[name] = array = to_numpy(tensor, max_bytes=max(left, 0))
-                left -= array.nbytes
-        except TensorError as error:
-            raise MalformedReplyError(f"the server sent an output that cannot be read: {error.message}") from error
+        message = predict_request(inputs, model=model, signature=signature, version=version, outputs=outputs)
+
+        def read(reply: Reply, borrowed: Borrowed) -> PredictResponse:
+            response = parse(PredictResponse, require_success(reply).message)
+            spec = response.model_spec
+            self._pool.check_answer(borrowed, spec.name, spec.version.value, deadline)
+            return response
+
+        response, replica = self._call(PREDICT, message, deadline, read)
+        arrays = read_outputs(response, self._max_reply)
         return Prediction(arrays, response.model_spec.version.value, replica, time.monotonic() - started)
 
     def metadata(self, model: str, *, version: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> ModelMetadata:
         """The signatures of a model; errors as :meth:`predict`."""
-        request = GetModelMetadataRequest(model_spec=_model_spec(model, version, ""), metadata_field=[FIELD])
-        response, _ = self._call(GET_MODEL_METADATA, request, GetModelMetadataResponse, Deadline(timeout))
-        return read_metadata(response)
+        reply, _ = self._call(
+            GET_MODEL_METADATA,
+            metadata_request(model, version, FIELD),
+            Deadline(timeout),
+            lambda reply, _: require_success(reply),
+        )
+        return read_metadata(parse(GetModelMetadataResponse, reply.message))
 
-    def verify(self, *, timeout: float = DEFAULT_TIMEOUT) -> VerifiedReplica:
-        """Connect to a replica and check it, without sending anything else; errors as :meth:`predict`."""
-        with self._pool.borrow(Deadline(timeout)) as borrowed:
-            return borrowed.replica
+    def call(self, method: str, message: bytes, *, metadata: Metadata = (), timeout: float = DEFAULT_TIMEOUT) -> Reply:
+        """Call any unary method, whose messages this client does not know.
+
+        It is repeated only when it is certain that no server began with it. A status that the server gives is in the
+        reply and is not raised.
+
+        :param method: ``/package.Service/Method``. :param message: serialized. :param metadata: to send along.
+        :raises TrustError: the server is not accepted. :raises UnavailableError: no server answered in time.
+        :raises InputError: method or metadata cannot be sent.
+        """
+        deadline = Deadline(timeout)
+
+        def read(reply: Reply, borrowed: Borrowed) -> Reply:
+            if self._pool.lists_models and (answering := answering_model(method, reply)):
+                self._pool.check_answer(borrowed, *answering, deadline)
+            return reply
+
+        return self._call(method, [message], deadline, read, metadata, repeatable=False)[0]
 
     def drop_connections(self) -> None:
         """Let later calls make new connections, which a balancer may send to other replicas."""
@@ -187,52 +126,104 @@ class Client:
         self.close()
 
     def _call(
-        self, path: str, request: Message, response: type[_Response], deadline: Deadline
-    ) -> tuple[_Response, VerifiedReplica]:
-        """Call a method that may be repeated. Repeats where another replica, or a later moment, may answer."""
-        try:
-            message = request.SerializeToString()
-        except (EncodeError, ValueError) as error:
-            raise InputError("the request is too large for one message (2 GiB)", hint="Send fewer inputs.") from error
-        tries = sendings = 0
+        self,
+        method: str,
+        message: Sequence[bytes | memoryview],
+        deadline: Deadline,
+        read: Callable[[Reply, Borrowed], _Result],
+        metadata: Metadata = (),
+        *,
+        repeatable: bool = True,
+    ) -> tuple[_Result, VerifiedReplica | None]:
+        retries = Retries(deadline, repeatable=repeatable)
         while True:
             if self._closed:
                 raise InputError("this client was closed")
-            tries += 1
             sent = False
             try:
                 with self._pool.borrow(deadline) as borrowed:
                     sent = True
-                    reply = borrowed.connection.call(path, message, deadline=deadline, max_reply=self._max_reply)
-                if reply.status == Code.OK:
-                    return response.FromString(reply.message), borrowed.replica
-                raise error_of(reply)
-            except DecodeError as error:
-                raise MalformedReplyError("the server's answer is malformed") from error
-            except (TargetUnreachableError, ConnectionLostError, DeadlinePassedError) as error:
-                sendings += sent
-                if sendings >= _SENDINGS or (not self._pool.reached and tries >= _FIRST_TRIES):
-                    raise
-                self._pause(tries, deadline, error)
-
-    @staticmethod
-    def _pause(tries: int, deadline: Deadline, error: Exception) -> None:
-        """Wait before the next try: longer each time, and not in step with other clients.
-
-        :raises: ``error`` itself, if the deadline comes first: it says more than that time ran out.
-        """
-        pause = min(_FIRST_PAUSE * 2.0 ** (tries - 1), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311
-        try:
-            left = deadline.remaining("trying again")
-        except DeadlinePassedError:
-            raise error from None
-        if left <= pause:
-            raise error
-        time.sleep(pause)
+                    reply = borrowed.connection.call(
+                        method, message, deadline=deadline, max_reply=self._max_reply, metadata=metadata
+                    )
+                    return (read(reply, borrowed), borrowed.replica)
+            except RETRIED as error:
+                time.sleep(retries.pause_after(error, sent=sent, reached=self._pool.reached))
 
 
-def _model_spec(model: str, version: int | None, signature: str) -> ModelSpec:
-    spec = ModelSpec(name=model, signature_name=signature)
-    if version is not None:
-        spec.version.value = version
-    return spec
+class Client(Caller):
+    """Calls models on attested replicas; may be used from many threads.
+
+    No byte of an input leaves before the replica at the other end of the very connection that carries it was appraised
+    by ``policy``, at most ``max_evidence_age`` seconds ago.
+
+    :param target: ``host:port`` of a replica, or of a gateway that passes TLS through.
+    :param policy: what enclaves to accept; replace it by assigning :attr:`policy`.
+    :param server_name: TLS server name (SNI) by which a gateway routes.
+    :param certificates: of the owner, to be checked or shown beside the evidence.
+    :param max_evidence_age: seconds. :param max_connections: open at the same time; each carries one call at a time.
+    :param max_reply_bytes: the largest answer to take. :param clock: monotonic seconds, by which evidence ages.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        policy: AppraisalPolicy,
+        *,
+        server_name: str | None = None,
+        certificates: OwnerCertificates | None = None,
+        max_evidence_age: float = 300.0,
+        max_connections: int = 16,
+        max_reply_bytes: int = 256 * 1024 * 1024,
+        clock: Callable[[], float] = boot_time,
+    ) -> None:
+        limits = Limits(max_evidence_age, max_connections, max_reply_bytes)
+        endpoint = Endpoint.attested(target, server_name, certificates)
+        judgements = Judgements(endpoint.address, max_age=max_evidence_age, clock=clock)
+        super().__init__(
+            VerifiedPool(endpoint, require_policy(policy), judgements, max_connections=max_connections), limits
+        )
+
+    @property
+    def policy(self) -> AppraisalPolicy:
+        """The policy; a new one holds from the next request on, on connections that are open as well."""
+        return require_policy(self._pool.policy)
+
+    @policy.setter
+    def policy(self, policy: AppraisalPolicy) -> None:
+        self._pool.policy = require_policy(policy)
+
+    def verify(self, *, timeout: float = DEFAULT_TIMEOUT) -> VerifiedReplica:
+        """Connect to a replica and check it, without sending anything else; errors as :meth:`predict`."""
+        with self._pool.borrow(Deadline(timeout)) as borrowed:
+            return borrowed.verified
+
+
+class InsecureClient(Caller):
+    """Calls models on a server that it knows by its certificate alone: it takes the owner's word for what runs there.
+
+    For TensorFlow Serving as it is, and for replicas whose platform is trusted anyway.
+
+    :param certificates: what to check the server by; see :class:`Client` for the rest.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        certificates: OwnerCertificates,
+        *,
+        server_name: str | None = None,
+        max_connections: int = 16,
+        max_reply_bytes: int = 256 * 1024 * 1024,
+    ) -> None:
+        limits = Limits(1.0, max_connections, max_reply_bytes)
+        endpoint = Endpoint.by_certificate(target, server_name, certificates)
+        judgements = Judgements(endpoint.address, max_age=1.0)
+        super().__init__(VerifiedPool(endpoint, None, judgements, max_connections=max_connections), limits)
+
+
+def require_success(reply: Reply) -> Reply:
+    """The reply itself. :raises SealserveError: its status is not OK."""
+    if reply.status != Code.OK:
+        raise error_of(reply)
+    return reply

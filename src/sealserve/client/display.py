@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from sealserve.client.attestation import VerifiedReplica
-from sealserve.client.client import Prediction
 from sealserve.client.labels import Ranked
+from sealserve.client.messages import Prediction
 from sealserve.client.report import Report
 
 SIMULATED = "SIMULATED - NO PROTECTION"
@@ -25,7 +25,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def show_report(console: Console, report: Report) -> None:
     """Print every check of a report, and the outcome."""
-    console.print(Text.assemble("Checking ", (report.target, "bold"), f" as {report.server_name}"))
+    console.print(
+        Text.assemble(
+            "Checking " if report.live else "Checking what was kept of ",
+            (report.target, "bold"),
+            f" as {report.server_name}",
+        )
+    )
     if report.evidence is not None and report.evidence.simulated:
         console.print(_simulated_banner())
     console.print()
@@ -50,7 +56,11 @@ def _show_outcome(console: Console, report: Report) -> None:
     milliseconds = f"{report.seconds * 1000:.0f} ms"
     if report.accepted and report.claims is not None:
         console.print(
-            Text.assemble(("ACCEPTED", "bold green"), f"  {report.claims.replica or 'a replica'}, in {milliseconds}")
+            Text.assemble(
+                ("ACCEPTED", "bold green"),
+                "" if report.live else " AS KEPT EVIDENCE",
+                f"  {report.claims.replica or 'a replica'}, in {milliseconds}",
+            )
         )
         if report.evidence is not None:
             expires = report.evidence.collateral_expires.strftime("%Y-%m-%d %H:%M UTC")

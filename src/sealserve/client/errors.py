@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealserve.errors import EvidenceError, InputError, PolicyRefusedError, UnavailableError
+from sealserve.errors import EvidenceError, InputError, PolicyRefusedError, TrustError, UnavailableError
 
 
 class TargetUnreachableError(UnavailableError):
@@ -11,6 +11,10 @@ class TargetUnreachableError(UnavailableError):
 
 class ConnectionLostError(UnavailableError):
     """The connection broke, or the server said that it cannot take requests now. Trying elsewhere is safe."""
+
+
+class NotProcessedError(ConnectionLostError):
+    """As its parent, and it is certain that the server did not begin with the request: repeating it is always safe."""
 
 
 class DeadlinePassedError(UnavailableError):
@@ -39,3 +43,7 @@ class EvidenceMissingError(EvidenceError):
 
 class ModelNotAcceptedError(PolicyRefusedError):
     """The enclave is accepted, but it serves a model whose digest the policy does not list."""
+
+
+class ServerNotAcceptedError(TrustError):
+    """The server's certificate does not lead to the roots that were given, or is for another name."""

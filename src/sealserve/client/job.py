@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from sealserve.client.client import Client, Prediction
+from sealserve.client.client import Client
 from sealserve.client.display import show_outputs, show_ranking
 from sealserve.client.errors import RequestRefusedError
 from sealserve.client.images import Framing, PixelRange, image_tensor, load_image
 from sealserve.client.inputs import input_spec, read_json, read_npy
 from sealserve.client.labels import Ranked, best, imagenet_labels, read_labels
+from sealserve.client.messages import Prediction
 from sealserve.client.metadata import ModelMetadata
 from sealserve.errors import InputError
 

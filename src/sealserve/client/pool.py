@@ -1,77 +1,59 @@
 """Connections whose replica was checked, and when.
 
-The rule of the room stands here: a connection leaves :meth:`VerifiedPool.borrow` only if the key that its TLS session
-was made with has evidence that is fresh and accepted by the policy of this moment. Evidence is asked for on the
-connection itself, so a balancer cannot send the question to one replica and the input to another.
+The rule of the room stands here (and, for asyncio, in :mod:`sealserve.client.aio.pool`): a connection leaves
+:meth:`VerifiedPool.borrow` only if the key that its TLS session was made with has evidence that is fresh and accepted
+by the policy of this moment. Evidence is asked for on the connection itself, so a balancer cannot send the question to
+one replica and the input to another.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sealserve.addresses import Address
-from sealserve.client.attestation import VerifiedReplica, judge, open_connection, request_evidence
+from sealserve.client.attestation import VerifiedReplica, check_answer, judge, open_connection, request_evidence
 from sealserve.client.deadline import Deadline
+from sealserve.client.endpoint import Endpoint
+from sealserve.client.errors import ModelNotAcceptedError
 from sealserve.client.grpc_connection import GrpcConnection
-from sealserve.errors import TrustError
+from sealserve.client.judgements import Judgements
+from sealserve.errors import InputError, TrustError
 from sealserve.evidence import AppraisalPolicy
-from sealserve.logs import event, get_logger
-
-_log = get_logger(__name__)
 
 
-def boot_time() -> float:
-    """Seconds on a clock that nobody sets and that goes on while the machine sleeps, where there is one."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
-
-
-@dataclass(frozen=True)
-class _Judged:
-    replica: VerifiedReplica
-    policy: AppraisalPolicy
-    asked_at: float  # before the nonce left, so that age is never understated
-
-
-@dataclass(frozen=True)
+@dataclass
 class Borrowed:
-    """A connection for one call, and the replica at its other end."""
+    """A connection for one call, and the replica at its other end; None only where no policy asks for evidence."""
 
     connection: GrpcConnection
-    replica: VerifiedReplica
+    replica: VerifiedReplica | None
+
+    @property
+    def verified(self) -> VerifiedReplica:
+        """:raises InputError: no policy asked for evidence."""
+        if self.replica is None:
+            raise InputError("this client asks for no evidence")
+        return self.replica
 
 
 class VerifiedPool:
     """Connections to one target, for any number of threads.
 
-    :param max_age: seconds after which evidence is asked for again. :param max_connections: open at the same time;
-        callers beyond that wait. :param clock: monotonic seconds, by which evidence ages.
+    :param policy: None asks for no evidence: the server's certificate is all that is checked.
+    :param max_connections: open at the same time; callers beyond that wait.
     """
 
     def __init__(
-        self,
-        target: Address,
-        policy: AppraisalPolicy,
-        *,
-        server_name: str,
-        max_age: float,
-        max_connections: int,
-        clock: Callable[[], float] = boot_time,
+        self, endpoint: Endpoint, policy: AppraisalPolicy | None, judgements: Judgements, *, max_connections: int
     ) -> None:
-        self.target = target
         self.policy = policy
-        self._server_name = server_name
-        self._max_age = max_age
-        self._clock = clock
+        self._endpoint = endpoint
+        self._judgements = judgements
         self._changed = threading.Condition()
         self._idle: list[GrpcConnection] = []
         self._slots = max_connections
-        self._judged: dict[bytes, _Judged] = {}
         self._reached = False
         self._generation = 0
         self._closed = False
@@ -80,6 +62,11 @@ class VerifiedPool:
     def reached(self) -> bool:
         """Whether a connection to the target ever worked."""
         return self._reached
+
+    @property
+    def lists_models(self) -> bool:
+        """Whether the policy has a list that answers must be on."""
+        return self.policy is not None and bool(self.policy.models)
 
     @contextlib.contextmanager
     def borrow(self, deadline: Deadline) -> Iterator[Borrowed]:
@@ -91,7 +78,12 @@ class VerifiedPool:
         connection, generation = self._take_idle(deadline)
         try:
             if connection is None:
-                connection = open_connection(self.target, server_name=self._server_name, deadline=deadline)
+                connection = open_connection(
+                    self._endpoint.address,
+                    self._endpoint.context,
+                    server_name=self._endpoint.server_name,
+                    deadline=deadline,
+                )
                 self._reached = True
             yield Borrowed(connection, self._checked(connection, deadline))
         except TrustError:
@@ -113,29 +105,36 @@ class VerifiedPool:
         for connection in idle:
             connection.close()
 
-    def _checked(self, connection: GrpcConnection, deadline: Deadline) -> VerifiedReplica:
+    def check_answer(self, borrowed: Borrowed, model: str, version: int, deadline: Deadline) -> None:
+        """Make sure that what answered is what the evidence names; asks again, on the same connection, if it is not.
+
+        :raises TrustError: the new evidence is not accepted, or does not name it either.
+        """
+        policy, replica = self.policy, borrowed.replica
+        if policy is None or replica is None:
+            return
+        try:
+            check_answer(replica, policy, model, version)
+        except ModelNotAcceptedError:
+            self._judgements.forget(replica.spki_digest)
+            borrowed.replica = replica = self._judge(borrowed.connection, policy, deadline)
+            check_answer(replica, policy, model, version)
+
+    def _checked(self, connection: GrpcConnection, deadline: Deadline) -> VerifiedReplica | None:
         policy = self.policy
-        key = connection.transport.peer_key
-        known = self._judged.get(key)
-        if known and known.policy is policy and 0 <= self._clock() - known.asked_at <= self._max_age:
-            return known.replica
-        self._judged.pop(key, None)
-        asked_at = self._clock()
+        if policy is None:
+            return None
+        return self._judgements.find(connection.peer.key, policy) or self._judge(connection, policy, deadline)
+
+    def _judge(self, connection: GrpcConnection, policy: AppraisalPolicy, deadline: Deadline) -> VerifiedReplica:
+        asked_at = self._judgements.now()
         try:
             replica = judge(request_evidence(connection, deadline), policy)
         except TrustError as error:
-            event(_log, logging.WARNING, "replica-refused", target=str(self.target), reason=error.reason)
+            self._judgements.refuse(error)
             raise
-        event(_log, logging.INFO, "replica-verified", target=str(self.target), replica=replica.name)
-        self._forget_old()
-        self._judged[key] = _Judged(replica, policy, asked_at)
+        self._judgements.accept(replica, policy, asked_at)
         return replica
-
-    def _forget_old(self) -> None:
-        now = self._clock()
-        for key, judged in list(self._judged.items()):
-            if now - judged.asked_at > self._max_age:
-                self._judged.pop(key, None)
 
     def _take_idle(self, deadline: Deadline) -> tuple[GrpcConnection | None, int]:
         """An idle connection that is alive, or None: the caller may open one. Either way it holds a slot.

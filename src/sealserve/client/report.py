@@ -17,7 +17,9 @@ from sealserve.client.attestation import (
     request_evidence,
 )
 from sealserve.client.deadline import Deadline
+from sealserve.client.kept import KeptEvidence
 from sealserve.client.server_name import DEFAULT_SERVER_NAME, check_server_name
+from sealserve.client.tls import client_context
 from sealserve.errors import SealserveError, TrustError
 from sealserve.evidence import AppraisalPolicy, VerifiedEvidence
 
@@ -44,7 +46,9 @@ class Check:
 class Report:
     """The checks of one replica.
 
-    :param seconds: from connecting to the last check. :param error: the first refusal, None if all held.
+    :param at: when evidence was asked for. :param seconds: from connecting to the last check.
+    :param policy_digest: SHA-256 of the policy's file, in hex, if it is known.
+    :param error: the first refusal, None if all held. :param live: False for evidence out of a file.
     """
 
     target: str
@@ -56,28 +60,35 @@ class Report:
     claims: Claims | None = None
     error: SealserveError | None = None
     seconds: float = 0.0
+    policy_digest: str | None = None
+    live: bool = True
+
+    @property
+    def kept(self) -> KeptEvidence | None:
+        """The evidence, to be saved; None if none was given."""
+        if self.presented is None:
+            return None
+        return KeptEvidence(self.target, self.server_name, self.at, self.presented)
 
     @property
     def accepted(self) -> bool:
-        """Whether a client with this policy would send inputs."""
+        """Whether a client with this policy would send inputs; of kept evidence, whether it would have."""
         return self.error is None and self.evidence is not None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         out: dict[str, Any] = {
             "accepted": self.accepted,
+            "live": self.live,
             "target": self.target,
             "server_name": self.server_name,
             "at": self.at.isoformat(timespec="seconds"),
             "seconds": round(self.seconds, 4),
+            "policy_sha256": self.policy_digest,
             "checks": [{"name": c.name, "outcome": c.outcome, "detail": c.detail} for c in self.checks],
         }
-        if self.presented is not None:
-            out["tls"] = {"version": self.presented.tls.version, "cipher": self.presented.tls.cipher}
-            out["key_sha256"] = self.presented.spki_digest.hex()
-            out["nonce"] = self.presented.nonce.hex()
-            out["quote"] = self.presented.quote.hex()
-            out["claims"] = self.presented.claims.hex()
+        if (kept := self.kept) is not None:
+            out = kept.as_dict() | out
         if self.evidence is not None:
             out["evidence"] = self.evidence.as_dict()
         # What a replica claims counts only if its evidence was accepted.
@@ -115,31 +126,60 @@ def examine(
 def _gather(report: Report, deadline: Deadline) -> None:
     try:
         address = parse_address(report.target)
-        connection = open_connection(address, server_name=report.server_name, deadline=deadline)
+        context = client_context(None, evidence=True)
+        connection = open_connection(address, context, server_name=report.server_name, deadline=deadline)
     except TrustError as error:
         report.checks.append(Check("connection", "Connection", ok=False, detail=error.message))
         raise
     try:
-        tls = connection.transport.facts
+        tls = connection.peer.facts
         report.checks.append(Check("connection", "Connection", ok=True, detail=f"{tls.version}, {tls.cipher}"))
+        asked = time.monotonic()
         presented = report.presented = request_evidence(connection, deadline)
+        waited = time.monotonic() - asked
     except TrustError as error:
         report.checks.append(Check("evidence", "Evidence given", ok=False, detail=error.message))
         raise
     finally:
         connection.close()
-    detail = (
-        f"a quote of {len(presented.quote):,} bytes, for nonce {presented.nonce.hex()[:16]}… and this connection's "
-    )
-    detail += f"key {presented.spki_digest.hex()[:16]}…"
+    _describe(report, presented)
+    detail = f"for a random nonce that was made for this question, {presented.nonce.hex()[:16]}…; answered in "
+    report.checks.append(Check("freshness", "Fresh", ok=True, detail=detail + f"{waited * 1000:.0f} ms"))
+
+
+def rejudge(kept: KeptEvidence, policy: AppraisalPolicy, *, now: float | None = None) -> Report:
+    """Judge evidence out of a file as :func:`examine` does what it gets; nobody is asked anything.
+
+    :param now: seconds since 1970 by which collateral is judged; this machine's clock, if None.
+    """
+    started = time.monotonic()
+    report = Report(kept.target, kept.server_name, kept.at, presented=kept.presented, live=False)
+    facts = kept.presented.tls
+    detail = f"none; the file tells of {facts.version}, {facts.cipher}"
+    report.checks.append(Check("connection", "Connection", ok=None, detail=detail))
+    _describe(report, kept.presented)
+    age = (datetime.now(UTC) - kept.at).total_seconds()
+    detail = f"asked for on {kept.at:%Y-%m-%d %H:%M:%S %Z}, {age / 3600:,.1f} hours ago, by the word of the file alone"
+    report.checks.append(Check("freshness", "Fresh", ok=None, detail=detail))
+    try:
+        _appraise(report, policy, now)
+    except TrustError as error:
+        report.error = error
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _describe(report: Report, presented: PresentedEvidence) -> None:
+    detail = f"a quote of {len(presented.quote):,} bytes, for the key {presented.spki_digest.hex()[:16]}… "
+    detail += "of the server's certificate"
     report.checks.append(Check("evidence", "Evidence given", ok=True, detail=detail))
 
 
-def _appraise(report: Report, policy: AppraisalPolicy) -> None:
+def _appraise(report: Report, policy: AppraisalPolicy, now: float | None = None) -> None:
     presented = report.presented
     if presented is None:
         raise TrustError("there is no evidence to appraise")
-    appraisal = policy.appraise_with_steps(presented.quote, report_data=presented.report_data)
+    appraisal = policy.appraise_with_steps(presented.quote, report_data=presented.report_data, now=now)
     report.evidence = appraisal.evidence
     report.checks += [Check(s.name, s.title, s.ok, s.detail) for s in appraisal.steps if s.name != "result"]
     try:

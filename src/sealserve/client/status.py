@@ -11,7 +11,7 @@ from sealserve.client.errors import (
     RequestRefusedError,
     ServerFaultError,
 )
-from sealserve.client.grpc_connection import Reply
+from sealserve.client.reply import Reply
 from sealserve.errors import SealserveError
 
 _LONGEST_TEXT = 2000

@@ -1,70 +1,30 @@
-"""TLS over TCP to something that is not trusted yet.
-
-The certificate is taken, not checked: a replica's certificate is self-signed, and what counts is whether its key is
-bound into evidence (:mod:`sealserve.client.attestation`). Until that is settled nothing but a nonce is sent. The
-handshake does prove that the peer *has* the certificate's private key, and TLS 1.3 is required, so there is no
-renegotiation, no anonymous cipher and no resumption behind which another key could hide.
-"""
+"""TLS over TCP for one thread at a time; what of the peer is accepted says :mod:`sealserve.client.tls`."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
 import ssl
-from dataclasses import dataclass
-
-from cryptography import x509
 
 from sealserve.addresses import Address
 from sealserve.client.deadline import Deadline
-from sealserve.client.errors import ConnectionLostError, EvidenceMissingError, TargetUnreachableError
-from sealserve.ratls import spki_digest
+from sealserve.client.errors import TargetUnreachableError
+from sealserve.client.tls import lost, no_connection, no_session, read_peer
 
-_ALPN = "h2"
 _RECEIVE = 64 * 1024
 # A peer that vanished without a word (power, network) is noticed after about this many seconds.
 _DEAD_PEER = 20
 
 
-@functools.cache
-def _context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # judged by evidence; see the module's text
-    context.set_alpn_protocols([_ALPN])
-    return context
-
-
-@dataclass(frozen=True)
-class TlsFacts:
-    """What was negotiated, for reports."""
-
-    version: str
-    cipher: str
-
-
 class TlsTransport:
-    """A TLS connection for one thread at a time.
-
-    ``peer_certificate`` is the certificate whose key the peer proved to have in this connection's handshake,
-    ``peer_key`` the SHA-256 of that key (SubjectPublicKeyInfo, 32 bytes).
-    """
+    """A TLS connection for one thread at a time; ``peer`` is who is at its other end."""
 
     def __init__(self, tls: ssl.SSLSocket, target: Address) -> None:
         self._tls = tls
         self._target = target
         self._process = os.getpid()
-        if tls.selected_alpn_protocol() != _ALPN:
-            raise EvidenceMissingError(
-                f"{target} does not speak HTTP/2 over TLS", hint="Check that this is the gRPC address of a replica."
-            )
-        cipher = tls.cipher()
-        self.facts = TlsFacts(version=tls.version() or "?", cipher=cipher[0] if cipher else "?")
-        self.peer_certificate = _certificate(tls, target)
-        self.peer_key = spki_digest(self.peer_certificate)
+        self.peer = read_peer(tls, target)
 
     @property
     def usable_here(self) -> bool:
@@ -84,7 +44,7 @@ class TlsTransport:
             except TimeoutError:
                 continue
             except OSError as error:
-                raise self._lost(error) from error
+                raise lost(self._target, error) from error
 
     def receive(self, deadline: Deadline) -> bytes:
         """The next bytes, at least one.
@@ -98,9 +58,9 @@ class TlsTransport:
             except TimeoutError:
                 continue
             except OSError as error:
-                raise self._lost(error) from error
+                raise lost(self._target, error) from error
             if not data:
-                raise self._lost(None)
+                raise lost(self._target, None)
             return data
 
     def poll(self) -> bytes:
@@ -114,9 +74,9 @@ class TlsTransport:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             return b""
         except OSError as error:
-            raise self._lost(error) from error
+            raise lost(self._target, error) from error
         if not data:
-            raise self._lost(None)
+            raise lost(self._target, None)
         return data
 
     def close(self, last_words: bytes = b"") -> None:
@@ -128,19 +88,14 @@ class TlsTransport:
         with contextlib.suppress(OSError):
             self._tls.close()
 
-    def _lost(self, error: OSError | None) -> ConnectionLostError:
-        why = f": {_reason(error)}" if error else ""
-        return ConnectionLostError(
-            f"{self._target} closed the connection{why}", hint="The replica may have stopped; try again."
-        )
 
-
-def connect(target: Address, *, server_name: str, deadline: Deadline) -> TlsTransport:
+def connect(target: Address, context: ssl.SSLContext, *, server_name: str, deadline: Deadline) -> TlsTransport:
     """Connect and shake hands.
 
-    :param server_name: sent as SNI.
-    :raises TargetUnreachableError: nothing listens, or what listens makes no TLS 1.3 session.
+    :param server_name: sent as SNI, and looked for in the certificate where ``context`` says so.
+    :raises TargetUnreachableError: nothing listens, or what listens makes no TLS session.
     :raises EvidenceMissingError: the server has no certificate that can be read, or speaks no HTTP/2: it is no replica.
+    :raises ServerNotAcceptedError: ``context`` does not accept its certificate.
     :raises DeadlinePassedError: the peer is silent.
     """
     try:
@@ -151,22 +106,17 @@ def connect(target: Address, *, server_name: str, deadline: Deadline) -> TlsTran
             f"{target} does not answer", hint="Check the address and the firewall between here and there."
         ) from None
     except (OSError, UnicodeError) as error:
-        raise TargetUnreachableError(
-            f"cannot connect to {target}: {_reason(error)}", hint="Check the address, and that the cluster is up."
-        ) from error
+        raise no_connection(target, error) from error
     try:
-        _tune(plain)
+        tune(plain)
         plain.settimeout(deadline.remaining("shaking hands"))
-        tls = _context().wrap_socket(plain, server_hostname=server_name, suppress_ragged_eofs=True)
+        tls = context.wrap_socket(plain, server_hostname=server_name, suppress_ragged_eofs=True)
     except BaseException as error:
         plain.close()
         if isinstance(error, TimeoutError):
             deadline.remaining(f"shaking hands with {target}")
         if isinstance(error, OSError | ValueError):
-            raise TargetUnreachableError(
-                f"no TLS session with {target}: {_reason(error)}",
-                hint="Check that this is the address of a replica or of the gateway in front of it, and that it is up.",
-            ) from error
+            raise no_session(target, error) from error
         raise
     try:
         return TlsTransport(tls, target)
@@ -175,29 +125,10 @@ def connect(target: Address, *, server_name: str, deadline: Deadline) -> TlsTran
         raise
 
 
-def _tune(plain: socket.socket) -> None:
+def tune(plain: socket.socket) -> None:
+    """No waiting to fill packets, and a peer that is gone is noticed."""
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_USER_TIMEOUT", _DEAD_PEER * 1000)):
         if hasattr(socket, name):  # Linux; elsewhere the system's own values hold
             plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _certificate(tls: ssl.SSLSocket, target: Address) -> x509.Certificate:
-    der = tls.getpeercert(binary_form=True)
-    try:
-        # An empty certificate is refused like one that cannot be read.
-        return x509.load_der_x509_certificate(der or b"")
-    except ValueError as error:
-        raise EvidenceMissingError(
-            f"{target} presents no certificate that can be read", hint="Check that this is the address of a replica."
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """The plain words of an operating-system or OpenSSL error."""
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.replace("_", " ").lower()
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

@@ -1,0 +1,155 @@
+"""What the data owner's commands have in common: whom to call, what to demand of it, by which certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sealserve.errors import InputError
+
+if TYPE_CHECKING:
+    from sealserve.client import OwnerCertificates
+    from sealserve.client.aio import AsyncClient, InsecureAsyncClient
+    from sealserve.evidence import AppraisalPolicy
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path, dir_okay=False)
+WITHOUT_EVIDENCE = "WITHOUT EVIDENCE - THE SERVER IS KNOWN BY ITS CERTIFICATE ALONE"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Whom to call and what to demand of it; without a policy, no evidence."""
+
+    target: str
+    policy: Path | None
+    server_name: str | None
+    model: str | None
+    certificates: OwnerCertificates | None = None
+    deployment_file: Path | None = None
+
+    def required_policy(self) -> AppraisalPolicy:
+        """The policy, read. :raises InputError: there is none, or it is not usable."""
+        from sealserve.evidence import AppraisalPolicy
+
+        if self.policy is None:
+            raise InputError("there is no policy")
+        if self.deployment_file is not None and not self.policy.exists():
+            raise InputError(
+                f"there is no policy {self.policy}: no cluster of {self.deployment_file} was started yet",
+                hint="Start it with `sealserve up`, or name a policy with --policy.",
+            )
+        return AppraisalPolicy.load(self.policy)
+
+    def async_client(self, **options: Any) -> AsyncClient | InsecureAsyncClient:
+        """A client for it. :raises SealserveError: policy or certificates are not usable."""
+        from sealserve.client import OwnerCertificates
+        from sealserve.client.aio import AsyncClient, InsecureAsyncClient
+
+        if self.policy is None:
+            certificates = self.certificates or OwnerCertificates()
+            return InsecureAsyncClient(self.target, certificates, server_name=self.server_name, **options)
+        options |= {"server_name": self.server_name, "certificates": self.certificates}
+        return AsyncClient(self.target, self.required_policy(), **options)
+
+
+def endpoint(
+    deployment_file: Path | None,
+    target: str | None,
+    policy: Path | None,
+    server_name: str | None,
+    model: str | None,
+    *,
+    insecure_without_evidence: bool = False,
+    certificates: OwnerCertificates | None = None,
+    target_is: str = "--target",
+) -> Endpoint:
+    """What the options say, and for the rest the running local cluster of the deployment file.
+
+    :param deployment_file: ``deployment.yaml`` in the current directory, if it exists and None is given.
+    :param target_is: what the command calls the target.
+    :raises InputError: target or policy are not known.
+    """
+    from sealserve.deploy import FILE_NAME, load_deployment
+
+    if insecure_without_evidence:
+        if policy is not None:
+            raise InputError("a policy was given, and evidence was waived: give one of the two options")
+        if not target:
+            raise InputError("whom to call is not known", hint="Name HOST:PORT.")
+        return Endpoint(target, None, server_name, model, certificates)
+    if deployment_file is None and not (target and policy) and Path(FILE_NAME).exists():
+        deployment_file = Path(FILE_NAME)
+    if deployment_file is not None:
+        from sealserve.local.layout import Layout
+        from sealserve.local.state import read_state
+
+        deployment = load_deployment(deployment_file)
+        layout = Layout(deployment.state)
+        state = read_state(layout)
+        gateway = state.gateway if state else str(deployment.gateway.listen.reachable_here())
+        target = target or gateway
+        policy = policy or layout.client_policy
+        server_name = server_name or deployment.tls.server_name
+        model = model or deployment.model.name
+    if not target or not policy:
+        if not target and not policy:
+            missing = f"{target_is} and --policy are missing, and there is no ./{FILE_NAME}"
+        else:
+            missing = f"{'--policy' if target else target_is} is missing, and there is no ./{FILE_NAME}"
+        raise InputError(
+            f"whom to call is not known: {missing}",
+            hint=f"Give both, or name the {FILE_NAME} of a cluster on this machine with -f.",
+        )
+    return Endpoint(target, policy, server_name, model, certificates, deployment_file)
+
+
+def endpoint_options(command: _Command) -> _Command:
+    """``--policy``, ``--server-name``, ``-f`` and ``--timeout``."""
+    for option in (
+        click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds for all of it."),
+        click.option("--server-name", help="TLS server name (SNI) by which the gateway routes."),
+        click.option("--policy", type=FILE, help="What enclaves to accept."),
+        click.option(
+            "-f",
+            "--file",
+            "deployment_file",
+            type=FILE,
+            help="Take what is not given from this deployment and its running cluster; ./deployment.yaml if it exists.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def insecure_option(command: _Command) -> _Command:
+    """``--insecure-without-evidence``."""
+    return click.option(
+        "--insecure-without-evidence",
+        is_flag=True,
+        help="Know the server by its certificate alone, and take its owner's word for what runs there.",
+    )(command)
+
+
+def quiet() -> None:
+    """What the logs would say of simulated platforms and refusals, these commands say themselves."""
+    import logging
+
+    from sealserve.logs import configure
+
+    configure(json_lines=False, level=logging.ERROR)
+
+
+def only_model(names: set[str]) -> str:
+    """The one name among them. :raises RequestRefusedError: there are none, or several."""
+    from sealserve.client import RequestRefusedError
+
+    if len(names) != 1:
+        raise RequestRefusedError(
+            f"the replica serves {', '.join(sorted(names)) or 'no model'}", hint="Say which model to call (--model)."
+        )
+    return next(iter(names))

@@ -1,0 +1,156 @@
+"""Unary gRPC calls, one at a time, on one TLS connection of asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
+
+from sealserve.client.deadline import Deadline
+from sealserve.client.endpoint import Endpoint
+from sealserve.client.errors import ConnectionLostError, TargetUnreachableError
+from sealserve.client.headers import Metadata, header_block
+from sealserve.client.http2 import CHUNK, UnaryProtocol
+from sealserve.client.reply import Reply
+from sealserve.client.tls import Peer, lost, no_connection, no_session, read_peer
+from sealserve.client.transport import tune
+from sealserve.errors import SealserveError
+
+
+class AsyncConnection(asyncio.Protocol):
+    """Carries one call at a time. After an exception from :meth:`call`, also a cancellation, it is closed."""
+
+    peer: Peer
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._http = UnaryProtocol()
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: SealserveError | None = None
+        self._writable = True
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another call can be tried."""
+        return self._transport is not None and self._error is None and self._http.reusable
+
+    async def call(
+        self,
+        method: str,
+        message: Sequence[bytes | memoryview],
+        *,
+        deadline: Deadline,
+        max_reply: int,
+        metadata: Metadata = (),
+    ) -> Reply:
+        """Call a unary method; arguments and errors as :meth:`sealserve.client.grpc_connection.GrpcConnection.call`."""
+        block = header_block(method, self._endpoint.server_name, deadline.remaining("sending"), metadata)
+        done = False
+        try:
+            if self._error is not None:
+                raise self._error
+            self._http.begin(block, message, max_reply=max_reply)
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._pump()
+            async with bounded(deadline, "waiting for an answer"):
+                await self._waiter
+            reply = self._http.finish()
+            self._pump()
+            done = True
+            return reply
+        finally:
+            self._waiter = None
+            if not done:
+                self.close()
+
+    def close(self) -> None:
+        """Close the connection; further calls fail."""
+        self._fail(ConnectionLostError("the connection was closed"))
+
+    # --- what asyncio calls -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=CHUNK)
+
+    def data_received(self, data: bytes) -> None:
+        if self._error is not None:
+            return
+        try:
+            self._http.feed(data)
+            self._pump()
+        except SealserveError as error:
+            self._fail(error)
+            return
+        if self._http.over and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(lost(self._endpoint.address, exc))
+
+    def _pump(self) -> None:
+        while self._writable and self._transport is not None and (data := self._http.outgoing()):
+            self._transport.write(data)
+
+    def _fail(self, error: SealserveError) -> None:
+        if self._error is None:
+            self._error = error
+            if self._transport is not None:
+                self._transport.abort()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+
+
+async def connect(endpoint: Endpoint, deadline: Deadline) -> AsyncConnection:
+    """Connect and shake hands; errors as :func:`sealserve.client.transport.connect`."""
+    loop = asyncio.get_running_loop()
+    address = endpoint.address
+    connection = AsyncConnection(endpoint)
+    try:
+        async with bounded(deadline, f"connecting to {address}"):
+            transport, _ = await loop.create_connection(
+                lambda: connection,
+                address.host,
+                address.port,
+                ssl=endpoint.context,
+                server_hostname=endpoint.server_name,
+            )
+    except TimeoutError as error:
+        raise TargetUnreachableError(
+            f"{address} does not answer", hint="Check the address and the firewall between here and there."
+        ) from error
+    except (ssl.SSLError, ConnectionResetError, ConnectionAbortedError) as error:
+        raise no_session(address, error) from error
+    except (OSError, UnicodeError, ValueError) as error:
+        raise no_connection(address, error) from error
+    try:
+        plain = transport.get_extra_info("socket")
+        if plain is not None and plain.family != socket.AF_UNIX:
+            tune(plain)
+        connection.peer = read_peer(transport.get_extra_info("ssl_object"), address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.asynccontextmanager
+async def bounded(deadline: Deadline, doing: str) -> AsyncIterator[None]:
+    """:raises DeadlinePassedError: the block did not end in time."""
+    try:
+        async with asyncio.timeout(deadline.remaining(doing)):
+            yield
+    except TimeoutError:
+        deadline.remaining(doing)
+        raise

@@ -1,0 +1,83 @@
+"""Evidence in a file, to be judged again later and elsewhere (``docs/client.md``, "Evidence kept for later").
+
+The file is JSON and holds what the replica gave and what it was bound to, and no verdict: whoever reads it judges it
+under a policy of its own. It proves that an enclave made this key and claims to serve these models. It does not prove
+to others *when*: the nonce was known to whoever wrote the file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from sealserve.client.attestation import NONCE_SIZE, PresentedEvidence
+from sealserve.client.status import printable
+from sealserve.client.tls import TlsFacts
+from sealserve.errors import InputError
+from sealserve.files import read_file, write_atomically
+from sealserve.ratls import spki_digest
+
+FORMAT = "sealserve-evidence/1"
+_MOST = 2 << 20
+_FIELDS = ("certificate", "nonce", "key_sha256", "quote", "claims", "at", "target", "server_name")
+
+
+@dataclass(frozen=True)
+class KeptEvidence:
+    """Evidence, where it came from, and when by the clock of whoever asked for it."""
+
+    target: str
+    server_name: str
+    at: datetime
+    presented: PresentedEvidence
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the file holds."""
+        presented = self.presented
+        return {
+            "format": FORMAT,
+            "target": self.target,
+            "server_name": self.server_name,
+            "at": self.at.isoformat(timespec="seconds"),
+            "tls": {"version": presented.tls.version, "cipher": presented.tls.cipher},
+            "certificate": presented.certificate.public_bytes(Encoding.PEM).decode("ascii"),
+            "key_sha256": presented.spki_digest.hex(),
+            "nonce": presented.nonce.hex(),
+            "claims": presented.claims.hex(),
+            "quote": presented.quote.hex(),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the file. :raises SealserveError: it cannot be written."""
+        write_atomically(path, json.dumps(self.as_dict(), indent=1) + "\n")
+
+
+def read_kept(path: Path) -> KeptEvidence:
+    """Read a file that :meth:`KeptEvidence.save` wrote, or a report of ``sealserve verify --json``.
+
+    :raises InputError: it is none, or its key is not that of its certificate.
+    """
+    data = read_file(path, limit=_MOST)
+    try:
+        found = {name: str(value) for name, value in json.loads(data).items() if name in _FIELDS}
+        tls = json.loads(data).get("tls") or {}
+        certificate = x509.load_pem_x509_certificate(found["certificate"].encode())
+        nonce, key, quote, claims = (bytes.fromhex(found[n]) for n in ("nonce", "key_sha256", "quote", "claims"))
+        facts = TlsFacts(*(printable(str(tls.get(name, "?"))) for name in ("version", "cipher")))
+        at = datetime.fromisoformat(found["at"])
+    except (ValueError, KeyError, RecursionError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no evidence that was kept", hint="`sealserve verify HOST:PORT --save FILE` writes such files."
+        ) from error
+    if len(nonce) != NONCE_SIZE or spki_digest(certificate) != key:
+        raise InputError(f"{path} is damaged: its key is not that of its certificate, or its nonce has another size")
+    presented = PresentedEvidence(quote, claims, nonce, certificate, key, facts)
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    target, name = (" ".join(printable(found[field]).split()) for field in ("target", "server_name"))
+    return KeptEvidence(target, name, at, presented)

@@ -1,0 +1,163 @@
+"""TensorFlow Serving's messages as a client writes and reads them, without copies of large arrays.
+
+A request is a list of parts that follow each other on the wire: the arrays themselves stand in it, and not their
+copies. protobuf allows that, for a message is nothing but its fields one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError, EncodeError, Message
+from numpy.typing import ArrayLike
+
+from sealserve.client.attestation import VerifiedReplica
+from sealserve.client.errors import MalformedReplyError
+from sealserve.client.reply import Reply
+from sealserve.errors import InputError
+from sealserve.evidence import VerifiedEvidence
+from sealserve.wire.tensorflow_pb2 import TensorProto, TensorShapeProto
+from sealserve.wire.tensorflow_serving_pb2 import GetModelMetadataRequest, ModelSpec, PredictRequest, PredictResponse
+from sealserve.wire.tensors import TensorError, from_numpy, tensor_type, to_numpy
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Parts = list[bytes | memoryview]
+_Response = TypeVar("_Response", bound=Message)
+
+_LARGE = 16 * 1024  # bytes from which an array is not copied
+_MOST = (1 << 31) - 1
+# Tags of PredictRequest.inputs (2), its entries' key (1) and value (2), and TensorProto.tensor_content (4).
+_INPUTS, _KEY, _VALUE, _CONTENT = b"\x12", b"\x0a", b"\x12", b"\x22"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer, and who gave it.
+
+    :param outputs: by name. :param model_version: that answered.
+    :param checked: the replica whose TLS key the answer came under, and its evidence; None from a client that asks
+        for none.
+    :param seconds: from the call to the answer, with connecting, checking and repeating where that was needed.
+    """
+
+    outputs: dict[str, Array]
+    model_version: int
+    checked: VerifiedReplica | None
+    seconds: float
+
+    @property
+    def verified(self) -> VerifiedReplica:
+        """The replica that answered.
+
+        :raises InputError: it was not asked for evidence.
+        """
+        if self.checked is None:
+            raise InputError("this answer came without evidence", hint="Use Client, with a policy.")
+        return self.checked
+
+    @property
+    def replica(self) -> str:
+        """The name of the replica that answered, as its evidence has it."""
+        return self.checked.name if self.checked else "a server without evidence"
+
+    @property
+    def evidence(self) -> VerifiedEvidence:
+        """The accepted evidence of the replica that answered; errors as :attr:`verified`."""
+        return self.verified.evidence
+
+
+def predict_request(
+    inputs: Mapping[str, ArrayLike], *, model: str, signature: str, version: int | None, outputs: Iterable[str]
+) -> Parts:
+    """A serialized ``PredictRequest``.
+
+    :raises InputError: an array has no counterpart in TensorFlow, or all are too large for one message.
+    """
+    head = PredictRequest(model_spec=_model_spec(model, version, signature), output_filter=outputs)
+    large: list[tuple[str, Array]] = []
+    for name, value in inputs.items():
+        array = np.asarray(value)
+        if array.dtype.kind in "OSU" or array.nbytes < _LARGE:
+            head.inputs[name].CopyFrom(from_numpy(array))
+        else:
+            large.append((name, array))
+    parts: Parts = [serialize(head)]
+    for name, array in large:
+        parts += _entry(name.encode(), array)
+    if sum(map(len, parts)) > _MOST:
+        raise InputError("the request is too large for one message (2 GiB)", hint="Send fewer inputs.")
+    return parts
+
+
+def metadata_request(model: str, version: int | None, field: str) -> Parts:
+    """A serialized ``GetModelMetadataRequest``."""
+    return [serialize(GetModelMetadataRequest(model_spec=_model_spec(model, version, ""), metadata_field=[field]))]
+
+
+def serialize(message: Message) -> bytes:
+    """:raises InputError: the message is too large."""
+    try:
+        return message.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise InputError("the request is too large for one message (2 GiB)", hint="Send fewer inputs.") from error
+
+
+def parse(kind: type[_Response], data: bytes | memoryview) -> _Response:
+    """:raises MalformedReplyError: it is no such message."""
+    try:
+        return kind.FromString(data)  # type: ignore[arg-type] # any buffer will do
+    except DecodeError as error:
+        raise MalformedReplyError("the server's answer is malformed") from error
+
+
+def read_outputs(response: PredictResponse, max_bytes: int) -> dict[str, Array]:
+    """:raises MalformedReplyError: an output is malformed, or they take more than ``max_bytes``."""
+    left, arrays = max_bytes, {}
+    try:
+        for name, tensor in response.outputs.items():
+            arrays[name] = array = to_numpy(tensor, max_bytes=max(left, 0))
+            left -= array.nbytes
+    except TensorError as error:
+        raise MalformedReplyError(f"the server sent an output that cannot be read: {error.message}") from error
+    return arrays
+
+
+def answering_model(method: str, reply: Reply) -> tuple[str, int] | None:
+    """The model and version that an answer says it is of; None if it is no answer of a model."""
+    if method != PREDICT or reply.status:
+        return None
+    spec = parse(PredictResponse, reply.message).model_spec
+    return spec.name, spec.version.value
+
+
+def _entry(name: bytes, array: Array) -> Sequence[bytes | memoryview]:
+    dimensions = [TensorShapeProto.Dim(size=size) for size in array.shape]
+    proto = TensorProto(dtype=tensor_type(array.dtype), tensor_shape=TensorShapeProto(dim=dimensions))  # type: ignore[arg-type]
+    values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    tensor = proto.SerializeToString() + _CONTENT + _varint(values.nbytes)
+    key = _KEY + _varint(len(name)) + name
+    value = key + _VALUE + _varint(len(tensor) + values.nbytes) + tensor
+    head = _INPUTS + _varint(len(value) + values.nbytes) + value
+    return head, values.reshape(-1).view(np.uint8).data
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _model_spec(model: str, version: int | None, signature: str) -> ModelSpec:
+    spec = ModelSpec(name=model, signature_name=signature)
+    if version is not None:
+        spec.version.value = version
+    return spec
