@@ -34,7 +34,7 @@ from sealserve.models.writing import write_saved_model
 from sealserve.secret import Secret
 from sealserve.serving.core import ModelServer
 from sealserve.serving.grpc_server import create_server
-from sealserve.serving.memory_directory import MemoryDirectory
+from sealserve.serving.model_files import MemoryFiles, directory_files
 from sealserve.serving.openvino_engine import OpenVinoEngine
 from sealserve.wire.tensorflow_pb2 import DataType
 from sealserve.wire.tensorflow_serving_pb2 import PredictRequest, PredictResponse
@@ -139,10 +139,10 @@ def compile_model(version: Path, threads: int) -> Any:
 
 def load_from_memory(version: Path, threads: int) -> Any:
     """Loading as a replica does once the plaintext is there."""
-    with MemoryDirectory() as directory:
-        with directory.add("saved_model.pb") as file:
+    with MemoryFiles() as files:
+        with files.add("saved_model.pb") as file:
             file.write((version / "saved_model.pb").read_bytes())
-        return OpenVinoEngine(threads=threads).load(directory.path)
+        return OpenVinoEngine(threads=threads).load(files)
 
 
 def bare_openvino(version: Path, array: np.ndarray[Any, Any], threads: int) -> Callable[[], Any]:
@@ -188,7 +188,8 @@ def serve(connection: Connection, versions: Sequence[str], threads: int) -> None
     """The server's process: runs until the other end of ``connection`` closes."""
     engine, core = OpenVinoEngine(threads=threads), ModelServer()
     for index, version in enumerate(versions):
-        core.add_model(str(index), 1, engine.load(Path(version)))
+        with directory_files(Path(version)) as files:
+            core.add_model(str(index), 1, engine.load(files))
     key, certificate = make_certificate()
     server, port = create_server(core, address="127.0.0.1:0", private_key_pem=key, certificate_pem=certificate)
     server.start()

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from broker_parties import WRAP_KEY, Authority, Place, in_loop, name_of, new_identity, running
 
 from sealserve.addresses import Address
+from sealserve.broker import client
 from sealserve.broker.client import BrokersUnavailableError, Grant, GrantRefusedError, fetch_grant, request_grant
 from sealserve.broker.messages import ALPN, MAX_EVIDENCE, Hello, Refused, encode, read_frame, write_frame
 from sealserve.errors import ConfigurationError, InputError, UnavailableError
@@ -227,3 +229,64 @@ def test_the_client_imports_nothing_of_the_server() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     for module in ("server", "audit", "decisions", "grants", "settings", "store", "version1"):
         assert f"'sealserve.broker.{module}'" not in done.stdout
+
+
+def test_a_failure_is_logged_when_it_begins(
+    place: Place, identity: TlsIdentity, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures: dict[str, str] = {}
+
+    async def body() -> None:
+        port = free_port()
+        place.document["listen"] = f"127.0.0.1:{port}"
+
+        async def ask(timeout: float) -> Grant:  # noqa: ASYNC109 - as the client has it
+            return await request_grant(
+                [f"localhost:{port}"],
+                ca_pem=place.authority.pem,
+                identity=identity,
+                attester=place.attester(),
+                deployment="digits",
+                timeout=timeout,
+                failures=failures,
+            )
+
+        for _ in range(2):
+            with pytest.raises(BrokersUnavailableError, match="cannot connect"):
+                await ask(0.7)
+        assert failures
+        async with running(place):
+            assert await ask(10)
+        assert failures == {}, "it works again"
+        with pytest.raises(BrokersUnavailableError):
+            await ask(0.7)
+
+    in_loop(body)
+    assert [record.message for record in caplog.records].count("broker-failed") == 2
+
+
+def test_a_grant_that_nobody_gets_is_wiped(
+    place: Place, identity: TlsIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller is cancelled, or time runs out, between the answer and the end of the connection."""
+    grants: list[Grant] = []
+    real = client._grant
+
+    def remembered(*arguments: Any) -> Grant:
+        grants.append(real(*arguments))
+        return grants[-1]
+
+    async def cut(stream: TlsStream) -> None:
+        stream.abort()
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(client, "_grant", remembered)
+    monkeypatch.setattr(client, "_close", cut)
+
+    async def body() -> None:
+        async with running(place) as broker:
+            with pytest.raises(asyncio.CancelledError):
+                await asking(place, identity, name_of(broker))
+
+    in_loop(body)
+    assert [len(key.value) for key in grants[0].keys.values()] == [0, 0]

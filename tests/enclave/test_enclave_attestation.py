@@ -71,6 +71,28 @@ def test_the_claims_say_which_model_is_served(channel: grpc.Channel) -> None:
     assert [(m.name, m.version, m.digest) for m in claims.models] == [("m", 7, bytes(32))]
 
 
+def test_a_quote_binds_the_claims_it_comes_with_although_they_change_meanwhile(
+    attester: SimulatedAttester, identity: TlsIdentity
+) -> None:
+    class Slow:
+        tee = "simulated"
+
+        def quote(self, report_data: bytes) -> bytes:
+            service.announce([ServedModel(name="m", version=8, digest=bytes(32))])
+            return attester.quote(report_data)
+
+    before = [ServedModel(name="m", version=7, digest=bytes(32))]
+    service = AttestationService(identity, Slow(), replica="replica-1", models=before)  # type: ignore[arg-type]
+    nonce = os.urandom(NONCE_SIZE)
+    versions = []
+    for _ in range(2):
+        response = service._get_evidence(EvidenceRequest(nonce=nonce), None)  # type: ignore[arg-type]
+        report_data = parse_quote(response.quote).report.report_data
+        assert report_data == client_report_data(nonce, identity.spki_digest, response.claims)
+        versions.append(Claims.FromString(response.claims).models[0].version)
+    assert versions == [7, 8]
+
+
 @pytest.mark.parametrize("size", [0, 16, 31, 33, 64])
 def test_a_nonce_of_another_size_is_refused(channel: grpc.Channel, size: int) -> None:
     with pytest.raises(grpc.RpcError) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sealserve.models.graph import GraphBuilder, TensorInGraph, type_attribute
+from sealserve.serving.model_files import directory_files
 from sealserve.wire.tensorflow_pb2 import DataType
 
 
@@ -16,3 +17,9 @@ def affine_model(scale, offset, *, operation="Add"):
     graph.node(operation, "y", [product, graph.constant("offset", np.array(offset, np.float32))], T=number)
     x, y = (TensorInGraph(f"{name}:0", DataType.DT_FLOAT, (-1,)) for name in "xy")
     return graph.saved_model({"x": x}, {"y": y}, signature="serving_default")
+
+
+def load(engine, directory):
+    """A model version from a disk."""
+    with directory_files(directory) as files:
+        return engine.load(files)

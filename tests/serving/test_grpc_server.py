@@ -12,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+from serving_models import load
 
 from sealserve.errors import InputError, MachineError, SealserveError
 from sealserve.models.saved_model import Signature, TensorSpec
@@ -19,6 +20,7 @@ from sealserve.secret import Secret
 from sealserve.serving.core import ModelServer
 from sealserve.serving.errors import RequestError
 from sealserve.serving.grpc_server import create_server
+from sealserve.serving.limits import Limits
 from sealserve.serving.methods import Service, unary_method
 from sealserve.serving.prediction_service import PredictionService
 from sealserve.wire import tensorflow_serving_pb2 as serving_pb2
@@ -30,8 +32,8 @@ from sealserve.wire.tensors import from_numpy, to_numpy
 @pytest.fixture(scope="module")
 def core(engine, half_plus_two, half_plus_three):
     core = ModelServer()
-    core.add_model("half", 1, engine.load(half_plus_two))
-    core.add_model("half", 2, engine.load(half_plus_three))
+    core.add_model("half", 1, load(engine, half_plus_two))
+    core.add_model("half", 2, load(engine, half_plus_three))
     return core
 
 
@@ -143,7 +145,7 @@ def test_methods_that_are_not_there_yet_are_unimplemented(core, serve, path):
 
 
 def test_a_request_over_the_limit_is_refused_and_one_below_is_not(core, serve):
-    connection = serve(core, max_message_bytes=1 << 16)
+    connection = serve(core, limits=Limits(message_bytes=1 << 16))
     assert refused(connection.predict, request(np.zeros(1 << 15)))[0] == "RESOURCE_EXHAUSTED"
     connection.predict(request(np.zeros(1 << 13)))
 
@@ -254,7 +256,7 @@ def test_an_engine_learns_that_the_caller_is_gone(serve):
 
 def test_more_requests_than_allowed_are_turned_away_at_once(serve):
     core, model = slow_core()
-    connection = serve(core, max_concurrent_requests=1)
+    connection = serve(core, limits=Limits(working=1))
     path = "/tensorflow.serving.PredictionService/Predict"
     future = connection.channel.unary_unary(path).future(request().SerializeToString(), timeout=20)
     assert model.begun.wait(10)

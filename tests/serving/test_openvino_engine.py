@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from serving_models import affine_model
+from serving_models import affine_model, load
 
 from sealserve.errors import ModelError
 from sealserve.models.graph import GraphBuilder, TensorInGraph, type_attribute
 from sealserve.models.writing import write_saved_model
 from sealserve.serving.errors import CallerGoneError, RequestError, SignatureNotFoundError
-from sealserve.serving.memory_directory import MemoryDirectory
+from sealserve.serving.model_files import MemoryFiles, directory_files
 from sealserve.serving.openvino_engine import OpenVinoEngine
 from sealserve.wire.tensors import tensor_type
 
 
 def test_a_model_answers_and_its_answers_are_the_callers_own(engine, half_plus_two):
-    model = engine.load(half_plus_two)
+    model = load(engine, half_plus_two)
     x = np.array([1, 2, 5], np.float32)
     x.flags.writeable = False
     first = model.predict("serving_default", {"x": x})
@@ -29,7 +30,7 @@ def test_a_model_answers_and_its_answers_are_the_callers_own(engine, half_plus_t
 
 
 def test_views_and_empty_batches_are_answered(engine, half_plus_two):
-    model = engine.load(half_plus_two)
+    model = load(engine, half_plus_two)
     x = np.arange(6, dtype=np.float32)
     assert model.predict("serving_default", {"x": x[::-2]})["y"].tolist() == [4.5, 3.5, 2.5]
     assert model.predict("serving_default", {"x": np.broadcast_to(np.float32(2), (2,))})["y"].tolist() == [3, 3]
@@ -37,7 +38,7 @@ def test_views_and_empty_batches_are_answered(engine, half_plus_two):
 
 
 def test_many_threads_get_their_own_answers(engine, half_plus_two):
-    model = engine.load(half_plus_two)
+    model = load(engine, half_plus_two)
 
     def ask(number):
         x = np.full(100 + number, number, np.float32)
@@ -47,8 +48,20 @@ def test_many_threads_get_their_own_answers(engine, half_plus_two):
         assert all(pool.map(ask, range(400)))
 
 
+@pytest.mark.parametrize("model", ["computes nothing", "gives an input back"])
+def test_no_answer_has_anything_of_an_earlier_request(tmp_path, model):
+    message = affine_model(1, 0)
+    if model == "gives an input back":
+        message.meta_graphs[0].signature_def["serving_default"].outputs["y"].name = "x:0"
+    loaded = load(OpenVinoEngine(threads=1, parallel_requests=1), write_saved_model(tmp_path, 1, message))
+    generator = np.random.default_rng(0)
+    for size in [40000, 20, *range(1, 100), *generator.integers(1, 40000, 100)]:
+        x = generator.random(size).astype(np.float32)
+        assert np.array_equal(loaded.predict("serving_default", {"x": x})["y"], x)
+
+
 def test_requests_that_do_not_fit_never_reach_the_engine(engine, half_plus_two):
-    model = engine.load(half_plus_two)
+    model = load(engine, half_plus_two)
     # OpenVINO itself would convert the first and broadcast the second.
     for x in (np.array([1.0]), np.array(1, np.float32)):
         with pytest.raises(RequestError):
@@ -61,13 +74,13 @@ def test_requests_that_do_not_fit_never_reach_the_engine(engine, half_plus_two):
 
 
 def test_nothing_is_computed_for_a_caller_that_is_gone(engine, half_plus_two):
-    model = engine.load(half_plus_two)
+    model = load(engine, half_plus_two)
     with pytest.raises(CallerGoneError):
         model.predict("serving_default", {"x": np.zeros(1, np.float32)}, wanted=lambda: False)
 
 
 def test_a_caller_that_leaves_while_it_waits_is_let_go(half_plus_two):
-    model = OpenVinoEngine(threads=1, parallel_requests=1).load(half_plus_two)
+    model = load(OpenVinoEngine(threads=1, parallel_requests=1), half_plus_two)
     compiled = model._compiled["serving_default"]
     gone = threading.Event()
     with compiled._request(lambda: True), ThreadPoolExecutor(1) as pool:
@@ -81,18 +94,34 @@ def test_a_caller_that_leaves_while_it_waits_is_let_go(half_plus_two):
     assert model.predict("serving_default", {"x": np.zeros(1, np.float32)})["y"].tolist() == [2.0]
 
 
-def test_a_model_in_memory_loads_and_outlives_its_directory(engine, half_plus_two, tmp_path):
-    with MemoryDirectory(tmp_path) as directory:
-        with directory.add("1/saved_model.pb") as file:
+def test_a_model_in_memory_loads_and_outlives_its_files(engine, half_plus_two):
+    with MemoryFiles() as files:
+        with files.add("saved_model.pb") as file:
             file.write((half_plus_two / "saved_model.pb").read_bytes())
-        model = engine.load(directory.path / "1")
+        model = engine.load(files)
     assert model.predict("serving_default", {"x": np.ones(1, np.float32)})["y"].tolist() == [2.5]
+
+
+def test_loading_opens_no_file_of_the_model_by_its_name(engine, half_plus_two, tmp_path):
+    # Whoever rules over the directory could have put another file there after the check.
+    copy = tmp_path / "1"
+    shutil.copytree(half_plus_two, copy)
+    with directory_files(copy) as files:
+        shutil.rmtree(copy)
+        write_saved_model(tmp_path, 1, affine_model(9, 9))
+        model = engine.load(files)
+    assert model.predict("serving_default", {"x": np.ones(1, np.float32)})["y"].tolist() == [2.5]
+
+
+def test_files_without_a_saved_model_are_refused(engine):
+    with pytest.raises(ModelError, match=r"it has no saved_model\.pb"):
+        engine.load({})
 
 
 def test_an_operation_that_openvino_lacks_is_named_with_a_way_out(engine, tmp_path):
     version = write_saved_model(tmp_path, 1, affine_model(1, 1, operation="StringUpper"))
     with pytest.raises(ModelError, match="cannot convert the operation StringUpper") as caught:
-        engine.load(version)
+        load(engine, version)
     assert "TensorFlow Serving" in caught.value.hint
 
 
@@ -101,27 +130,29 @@ def test_every_operation_that_openvino_lacks_is_named(engine, tmp_path):
     product = next(node for node in message.meta_graphs[0].graph_def.node if node.name == "product")
     product.op = "NoSuchOperation"
     with pytest.raises(ModelError, match="operations NoSuchOperation, StringUpper"):
-        engine.load(write_saved_model(tmp_path, 1, message))
+        load(engine, write_saved_model(tmp_path, 1, message))
 
 
 def test_a_graph_that_lacks_a_signatures_tensor_is_refused(engine, tmp_path):
     message = affine_model(1, 1)
     message.meta_graphs[0].signature_def["serving_default"].outputs["y"].name = "missing:0"
     with pytest.raises(ModelError):
-        engine.load(write_saved_model(tmp_path, 1, message))
+        load(engine, write_saved_model(tmp_path, 1, message))
 
 
-def test_a_signature_that_lies_about_a_type_is_refused(engine, tmp_path):
+@pytest.mark.parametrize("alias", ["x", "y"])
+def test_a_signature_that_lies_about_a_type_is_refused(engine, tmp_path, alias):
     message = affine_model(1, 1)
-    message.meta_graphs[0].signature_def["serving_default"].inputs["x"].dtype = 3
-    with pytest.raises(ModelError, match="x is int32 there, and f32 in OpenVINO's model"):
-        engine.load(write_saved_model(tmp_path, 1, message))
+    definition = message.meta_graphs[0].signature_def["serving_default"]
+    (definition.inputs if alias == "x" else definition.outputs)[alias].dtype = 3
+    with pytest.raises(ModelError, match=f"{alias} is int32 there, and f32 in OpenVINO's model"):
+        load(engine, write_saved_model(tmp_path, 1, message))
 
 
 def test_a_cut_short_file_is_refused(engine, half_plus_two, tmp_path):
     (tmp_path / "saved_model.pb").write_bytes((half_plus_two / "saved_model.pb").read_bytes()[:-20])
     with pytest.raises(ModelError, match="cannot be parsed"):
-        engine.load(tmp_path)
+        load(engine, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +172,7 @@ def test_a_number_too_large_for_the_type_openvino_computes_in_is_refused(engine,
     graph.node("Mul", "y", [x, graph.constant("one", np.ones((), code))], T=type_attribute(data_type))
     x, y = (TensorInGraph(f"{name}:0", data_type, (-1,)) for name in "xy")
     message = graph.saved_model({"x": x}, {"y": y}, signature="serving_default")
-    model = engine.load(write_saved_model(tmp_path, 1, message))
+    model = load(engine, write_saved_model(tmp_path, 1, message))
     answer = model.predict("serving_default", {"x": np.array(fits, code)})["y"]
     assert answer.dtype == code
     assert np.allclose(answer, np.array(fits, code), rtol=1e-6, equal_nan=True)

@@ -24,7 +24,7 @@ def test_the_generated_files_are_those_of_the_protos(tmp_path: Path) -> None:
 def test_every_field_has_the_number_and_type_that_tensorflow_gives_it() -> None:
     pytest.importorskip("tensorflow_serving")
     from google.protobuf import descriptor_pool
-    from tensorflow.core.protobuf import saved_model_pb2  # noqa: F401 - fills the default pool
+    from tensorflow.core.protobuf import saved_model_pb2, tensor_bundle_pb2  # noqa: F401 - fill the default pool
     from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2  # noqa: F401
 
     theirs_pool = descriptor_pool.Default()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 
 from sealserve.addresses import Address, parse_address
@@ -58,7 +58,7 @@ _LONGEST_PAUSE = 5.0
 
 
 class GrantRefusedError(BrokerRefusedError):
-    """The broker looked at the evidence or the request and said no. Asking again gives the same answer.
+    """The broker looked at the evidence or the request and said no. Asking it again gives the same answer.
 
     :ivar decision: the number under which the broker's audit log has the reason.
     """
@@ -104,6 +104,7 @@ async def request_grant(
     deployment: str,
     keys: Sequence[str] = (),
     timeout: float = 30.0,  # noqa: ASYNC109 - brokers, pauses and attempts share it
+    failures: MutableMapping[str, str] | None = None,
 ) -> Grant:
     """Ask brokers in order until one grants or refuses.
 
@@ -112,6 +113,9 @@ async def request_grant(
     to.
     :param keys: names of the keys wanted; all of the grant if empty.
     :param timeout: seconds for everything, pauses included.
+    :param failures: what went wrong last with each broker. Whoever asks again and again gives the same mapping each
+        time, so that a failure is logged when it begins and not with every attempt.
+    :returns: a grant, which the caller has to wipe.
     :raises GrantRefusedError: a broker refused; it is final.
     :raises ServerNotTrustedError: no broker that answers has a certificate of the authority.
     :raises BrokersUnavailableError: none could be reached, or gave an answer, in time.
@@ -126,12 +130,13 @@ async def request_grant(
         raise ConfigurationError(f"{deployment!r} cannot be the name of a deployment") from error
     context = client_context(SignedByAuthority(ca_pem), identity=identity, alpn=[ALPN], minimum_version="1.3")
     question = _Question(identity, attester, request, keys, context)
-    attempts: dict[str, str] = {str(address): "not tried yet" for address in addresses}
+    known = {} if failures is None else failures
     try:
         async with asyncio.timeout(timeout):
-            return await _ask_all(addresses, question, attempts)
+            return await _ask_all(addresses, question, known)
     except TimeoutError:
-        raise BrokersUnavailableError(list(attempts.items()), timeout) from None
+        attempts = [(str(address), known.get(str(address), "not tried yet")) for address in addresses]
+        raise BrokersUnavailableError(attempts, timeout) from None
 
 
 def fetch_grant(
@@ -158,18 +163,23 @@ def fetch_grant(
     )
 
 
-async def _ask_all(addresses: Sequence[Address], question: _Question, attempts: dict[str, str]) -> Grant:
+async def _ask_all(addresses: Sequence[Address], question: _Question, failures: MutableMapping[str, str]) -> Grant:
     pause = _FIRST_PAUSE
     while True:
         untrusted: list[ServerNotTrustedError] = []
         for address in addresses:
+            broker = str(address)
             try:
-                return await _ask(address, question)
+                grant = await _ask(address, question)
             except (UnavailableError, ServerNotTrustedError) as error:
-                attempts[str(address)] = error.message
-                event(_log, logging.WARNING, "broker-failed", broker=str(address), reason=error.message)
+                if failures.get(broker) != error.message:
+                    event(_log, logging.WARNING, "broker-failed", broker=broker, reason=error.message)
+                failures[broker] = error.message
                 if isinstance(error, ServerNotTrustedError):
                     untrusted.append(error)
+            else:
+                failures.pop(broker, None)
+                return grant
         if len(untrusted) == len(addresses):
             raise untrusted[0]  # every one answered, and waiting does not change a certificate
         # Full jitter: replicas that start together do not come back together.
@@ -182,9 +192,16 @@ async def _ask(address: Address, question: _Question) -> Grant:
         async with asyncio.timeout(ATTEMPT_SECONDS):
             stream = await connect(address.host, address.port, context=question.context, timeout=ATTEMPT_SECONDS)
             try:
-                return await _converse(stream, str(address), question)
-            finally:
+                grant = await _converse(stream, str(address), question)
+            except BaseException:
                 await _close(stream)
+                raise
+            try:
+                await _close(stream)
+            except BaseException:
+                grant.wipe()  # nobody gets it
+                raise
+            return grant
     except TimeoutError:
         raise UnavailableError(f"no answer within {ATTEMPT_SECONDS:g} seconds") from None
 

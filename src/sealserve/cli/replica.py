@@ -24,7 +24,6 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--tee", type=click.Choice(["simulated"]), default="simulated", show_default=True)
 @click.option("--platform", required=True, type=EXISTING_DIRECTORY, help="Directory of the simulated SGX platform.")
 @click.option("--server-name", required=True, help="DNS name in the certificate, by which the gateway routes.")
-@click.option("--temporary", type=EXISTING_DIRECTORY, help="Where to keep links to memory files (never plaintext).")
 @click.option("--broker-timeout", default=30.0, show_default=True, help="Seconds to keep trying to reach a broker.")
 @click.option("--stop-grace", default=10.0, show_default=True, help="Seconds for requests in flight after SIGTERM.")
 @click.option("--json-logs", is_flag=True, help="Log as JSON lines.")
@@ -39,7 +38,6 @@ def replica(
     tee: str,  # noqa: ARG001 - only one value exists today; named so that scripts say what they mean
     platform: Path,
     server_name: str,
-    temporary: Path | None,
     broker_timeout: float,
     stop_grace: float,
     json_logs: bool,
@@ -59,7 +57,6 @@ def replica(
             sealed=sealed,
             platform=platform,
             server_name=server_name,
-            temporary=temporary,
             broker_timeout=broker_timeout,
             stop_grace=stop_grace,
         )

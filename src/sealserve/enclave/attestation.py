@@ -1,7 +1,7 @@
 """The replica's side of client attestation: ``sealserve.v1.Attestation/GetEvidence``.
 
 The evidence binds the client's fresh nonce, the public key of the replica's TLS certificate, and what the replica
-says it serves. See ``docs/attestation-protocol.md``.
+says it serves now. See ``docs/attestation-protocol.md``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class AttestationService:
 
     :param identity: whose key the TLS server of this replica uses.
     :param replica: the replica's name, for people.
-    :param models: what it serves.
+    :param models: what it serves, until :meth:`announce` says something else.
     """
 
     def __init__(
@@ -34,11 +34,16 @@ class AttestationService:
         attester: Attester,
         *,
         replica: str,
-        models: Sequence[ServedModel],
+        models: Sequence[ServedModel] = (),
     ) -> None:
         self._spki_digest = identity.spki_digest
         self._attester = attester
-        self._claims = Claims(replica=replica, models=models).SerializeToString(deterministic=True)
+        self._replica = replica
+        self.announce(models)
+
+    def announce(self, models: Sequence[ServedModel]) -> None:
+        """Say from now on that the replica serves ``models``. Evidence that is being made has either claims, whole."""
+        self._claims = Claims(replica=self._replica, models=models).SerializeToString(deterministic=True)
 
     def service(self) -> Service:
         """The gRPC service, for :func:`~sealserve.serving.grpc_server.create_server`."""
@@ -47,5 +52,6 @@ class AttestationService:
     def _get_evidence(self, request: EvidenceRequest, _: grpc.ServicerContext) -> EvidenceResponse:
         if len(request.nonce) != NONCE_SIZE:
             raise RequestError(f"the nonce must have {NONCE_SIZE} bytes")
-        quote = self._attester.quote(client_report_data(request.nonce, self._spki_digest, self._claims))
-        return EvidenceResponse(quote=quote, claims=self._claims)
+        claims = self._claims  # once: they may change while the quote is made
+        quote = self._attester.quote(client_report_data(request.nonce, self._spki_digest, claims))
+        return EvidenceResponse(quote=quote, claims=claims)

@@ -15,6 +15,8 @@ SIMULATED_SIGNER = hashlib.sha256(b"sealserve simulated build: SIMULATED, NO PRO
 
 _LABEL = b"sealserve simulated enclave measurement, version 1\0"
 _SUFFIXES = frozenset({".py", ".binpb"})
+# Python would import these in the place of a source, or beside it, and sealserve has none.
+_COMPILED = frozenset({".so", ".pyd", ".pyc", ".pyo", ".pth"})
 _FILE_LIMIT = 64 << 20
 
 
@@ -44,7 +46,8 @@ def measure_simulated_enclave(settings: Mapping[str, str] | None = None) -> Simu
     """Measure this program the way a simulated enclave reports itself.
 
     SHA-256 over the files of the ``sealserve`` package as it is imported (``*.py`` and ``*.binpb``: relative name,
-    length, content, in the order of the names) and over ``settings`` (in the order of the keys).
+    length, content, in the order of the names) and over ``settings`` (in the order of the keys). Compiled modules and
+    linked directories inside the package are refused; ``__pycache__`` is left out.
 
     It covers: our own code and message descriptors, and the settings given. It does not cover: the Python interpreter,
     its standard library, other packages, shared libraries, the kernel, environment variables and arguments that are
@@ -52,7 +55,7 @@ def measure_simulated_enclave(settings: Mapping[str, str] | None = None) -> Simu
     computes it, so it says what an honest process would be, and proves nothing about a dishonest one. A real MRENCLAVE
     is computed by the processor over every page that is loaded.
 
-    :raises InputError: a file of the package cannot be read.
+    :raises InputError: a file of the package cannot be read, or it holds code that is not measured.
     """
     digest = hashlib.sha256(_LABEL)
     for name, path in _package_files():
@@ -74,9 +77,15 @@ def _package_files() -> Iterator[tuple[str, Path]]:
     roots = [Path(entry) for entry in sealserve.__path__]
     if len(roots) != 1 or not roots[0].is_dir():
         raise InputError("sealserve is not imported from one directory, so that it cannot be measured")
-    found = {
-        path.relative_to(roots[0]).as_posix(): path
-        for path in roots[0].rglob("*")
-        if path.suffix in _SUFFIXES and "__pycache__" not in path.parts and path.is_file()
-    }
+    found = {}
+    for path in roots[0].rglob("*"):
+        if "__pycache__" in path.relative_to(roots[0]).parts:
+            continue
+        if path.suffix in _COMPILED or (path.is_symlink() and path.is_dir()):
+            raise InputError(
+                f"{path} could be imported as a part of sealserve, and is not measured",
+                hint="Remove it, or install sealserve again.",
+            )
+        if path.suffix in _SUFFIXES and path.is_file():
+            found[path.relative_to(roots[0]).as_posix()] = path
     yield from sorted(found.items())

@@ -34,7 +34,6 @@ def replica_command(
         *("--tee", "simulated"),
         *("--platform", str(layout.simulated_platform)),
         *("--server-name", server_name),
-        *("--temporary", str(layout.temporary)),
         "--json-logs",
     )
 

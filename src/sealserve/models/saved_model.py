@@ -122,19 +122,15 @@ def read_saved_model(directory: Path) -> SavedModelContent:
     :param directory: the one with ``saved_model.pb``.
     :raises ModelError: it is no SavedModel, has no graph for serving, or no signature.
     """
-    message = _parse(directory)
-    meta_graph = _serving_graph(directory, message)
-    signatures = {
-        name: _signature(definition)
-        for name, definition in sorted(meta_graph.signature_def.items())
-        if not name.startswith(_RESERVED)
-    }
-    if not signatures:
-        raise ModelError(
-            f"the model in {directory} has no signature, so that nothing can be asked of it",
-            hint="Export it with a signature, e.g. `tf.saved_model.save(model, path, signatures=function)`.",
-        )
-    return SavedModelContent(directory, meta_graph, signatures)
+    _require_directory(directory)
+    path = directory / SAVED_MODEL_FILE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise _no_saved_model(directory) from None
+    except OSError as error:
+        raise explain_os_error(error, path, "read") from error
+    return SavedModelContent(directory, *parse_saved_model(data, str(directory)))
 
 
 def require_variables(content: SavedModelContent) -> None:
@@ -150,25 +146,36 @@ def require_variables(content: SavedModelContent) -> None:
         )
 
 
-def _parse(directory: Path) -> SavedModel:
-    _require_directory(directory)
-    path = directory / SAVED_MODEL_FILE
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise _no_saved_model(directory) from None
-    except OSError as error:
-        raise explain_os_error(error, path, "read") from error
+def parse_saved_model(data: bytes, place: str) -> tuple[MetaGraphDef, Mapping[str, Signature]]:
+    """The graph for serving and its signatures, from the bytes of a ``saved_model.pb``.
+
+    :param place: where it comes from, for people.
+    :raises ModelError: as :func:`read_saved_model`.
+    """
     try:
         message = SavedModel.FromString(data)
     except DecodeError as error:
         raise ModelError(
-            f"{path} is no SavedModel: it cannot be parsed",
+            f"{SAVED_MODEL_FILE} in {place} is no SavedModel: it cannot be parsed",
             hint="The file may be cut short, or be another format: export the model as a SavedModel again.",
         ) from error
     if not message.meta_graphs:
-        raise ModelError(f"{path} is no SavedModel: it has no graph", hint="Export the model as a SavedModel again.")
-    return message
+        raise ModelError(
+            f"{SAVED_MODEL_FILE} in {place} is no SavedModel: it has no graph",
+            hint="Export the model as a SavedModel again.",
+        )
+    meta_graph = _serving_graph(place, message)
+    signatures = {
+        name: _signature(definition)
+        for name, definition in sorted(meta_graph.signature_def.items())
+        if not name.startswith(_RESERVED)
+    }
+    if not signatures:
+        raise ModelError(
+            f"the model in {place} has no signature, so that nothing can be asked of it",
+            hint="Export it with a signature, e.g. `tf.saved_model.save(model, path, signatures=function)`.",
+        )
+    return meta_graph, signatures
 
 
 def _no_saved_model(directory: Path) -> ModelError:
@@ -182,13 +189,13 @@ def _no_saved_model(directory: Path) -> ModelError:
     return ModelError(text, hint="Give the directory that holds saved_model.pb.")
 
 
-def _serving_graph(directory: Path, message: SavedModel) -> MetaGraphDef:
+def _serving_graph(place: str, message: SavedModel) -> MetaGraphDef:
     for meta_graph in message.meta_graphs:
         if SERVE_TAG in meta_graph.meta_info_def.tags:
             return meta_graph
     tags = sorted({tag for meta_graph in message.meta_graphs for tag in meta_graph.meta_info_def.tags})
     raise ModelError(
-        f"the model in {directory} has no graph with the tag {SERVE_TAG!r}; its tags: {', '.join(tags) or 'none'}",
+        f"the model in {place} has no graph with the tag {SERVE_TAG!r}; its tags: {', '.join(tags) or 'none'}",
         hint="Export it for serving: `tf.saved_model.save` sets the tag.",
     )
 

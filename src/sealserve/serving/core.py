@@ -51,8 +51,7 @@ class ModelServer:
 
         :raises InputError: the name is empty, the version is negative, or it is loaded already.
         """
-        if not name or version < 0:
-            raise InputError(f"not a model's name and version: {name!r}, {version}")
+        _check(name, version)
         with self._lock:
             versions = dict(self._models.get(name, {}))
             if version in versions:
@@ -60,6 +59,17 @@ class ModelServer:
             versions[version] = loaded
             # Replaced, never changed: whoever reads needs no lock.
             self._models = {**self._models, name: dict(sorted(versions.items()))}
+
+    def replace(self, name: str, version: int, loaded: LoadedModel) -> None:
+        """Answer with this version, and with no other model or version, from one moment to the next.
+
+        Requests in flight keep what they began with.
+
+        :raises InputError: the name is empty or the version is negative.
+        """
+        _check(name, version)
+        with self._lock:
+            self._models = {name: {version: loaded}}
 
     def remove_model(self, name: str, version: int) -> None:
         """Answer no new requests with that version; those in flight keep it until they are done.
@@ -113,3 +123,8 @@ class ModelServer:
             if version not in versions:
                 raise ServableNotFoundError(f"Servable not found for request: Specific({choice.name}, {version})")
         return version, versions[version]
+
+
+def _check(name: str, version: int) -> None:
+    if not name or version < 0:
+        raise InputError(f"not a model's name and version: {name!r}, {version}")

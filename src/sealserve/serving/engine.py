@@ -1,14 +1,14 @@
-"""What an engine is: something that loads a model version from a directory and answers requests with it."""
+"""What an engine is: something that loads a model version from its files and answers requests with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from sealserve.models.saved_model import DEFAULT_SIGNATURE, Signature, TensorSpec
+from sealserve.serving.model_files import ModelFiles
 from sealserve.wire.tensorflow_pb2 import SignatureDef
 
 __all__ = ["DEFAULT_SIGNATURE", "Array", "Engine", "LoadedModel", "Signature", "TensorSpec", "always"]
@@ -53,9 +53,10 @@ class LoadedModel(Protocol):
 class Engine(Protocol):
     """Loads models."""
 
-    def load(self, directory: Path) -> LoadedModel:
+    def load(self, files: ModelFiles) -> LoadedModel:
         """Load one version.
 
-        :param directory: the one with ``saved_model.pb``; it is not needed any more when this returns.
+        :param files: those of the version, ``saved_model.pb`` among them; not needed any more when this returns. An
+            engine reads these open files and opens none by a name, which could lead to something that nobody verified.
         :raises ModelError: it is no SavedModel, or one that this engine cannot run.
         """

@@ -31,3 +31,21 @@ class CallerGoneError(RequestError):
     """The caller cancelled, or its deadline passed, before the work began."""
 
     code = "CANCELLED"
+
+
+class NoMessageError(RequestError):
+    """The caller ended its request without a message."""
+
+    code = "UNIMPLEMENTED"
+
+
+class OverloadedError(RequestError):
+    """The server has as many requests as it takes at once."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class UnknownServiceError(RequestError):
+    """The server has no service of that name."""
+
+    code = "NOT_FOUND"

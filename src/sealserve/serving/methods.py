@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError, Message
 
 from sealserve.errors import SealserveError
 from sealserve.logs import event, get_logger
-from sealserve.serving.errors import CallerGoneError, RequestError
+from sealserve.serving.admission import Admission
+from sealserve.serving.errors import RequestError
 
 Request = TypeVar("Request", bound=Message)
 
@@ -20,38 +21,64 @@ _log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
+class Method:
+    """A method that takes one message and gives one; :func:`unary_method` makes it.
+
+    :ivar always: it is quick, and answered even when the server has as many requests as it takes.
+    """
+
+    function: Callable[[Any, grpc.ServicerContext], Message]
+    request_type: type[Message]
+    always: bool = False
+
+
+@dataclass(frozen=True)
 class Service:
     """A gRPC service.
 
     :ivar name: with its package: ``sealserve.v1.Attestation``.
-    :ivar methods: handlers by method name; :func:`unary_method` makes them. Others are answered UNIMPLEMENTED.
+    :ivar methods: by name. Others are answered UNIMPLEMENTED.
     """
 
     name: str
-    methods: Mapping[str, grpc.RpcMethodHandler]
+    methods: Mapping[str, Method]
 
 
 def unary_method(
-    function: Callable[[Request, grpc.ServicerContext], Message], request_type: type[Request]
-) -> grpc.RpcMethodHandler:
+    function: Callable[[Request, grpc.ServicerContext], Message], request_type: type[Request], *, always: bool = False
+) -> Method:
     """A method that takes one message and gives one.
 
     Errors of ``function`` become status codes: a :class:`RequestError` its own; another error of sealserve INTERNAL,
     with its message; anything else INTERNAL, without. A request that cannot be parsed is INVALID_ARGUMENT.
     """
+    return Method(function, request_type, always)
 
-    def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
-        # Parsed here and not by grpcio, which would log a traceback for each malformed request, and answer INTERNAL.
+
+def generic_handler(service: Service, admission: Admission) -> grpc.GenericRpcHandler:
+    """The service in the form that grpcio adds to a server."""
+    # A stream of one message is the same on the wire, and lets us wait for the message ourselves.
+    handlers = {
+        name: grpc.stream_unary_rpc_method_handler(_handler(method, admission))
+        for name, method in service.methods.items()
+    }
+    handler: Any = grpc.method_handlers_generic_handler(service.name, handlers)
+    return handler
+
+
+def _handler(method: Method, admission: Admission) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
+    def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         try:
-            _require_caller(context)
-            return function(request_type.FromString(data), context).SerializeToString()
+            return _answer(method, admission, messages, context)
         except DecodeError:
-            code, text = "INVALID_ARGUMENT", f"the request is no {request_type.DESCRIPTOR.full_name}"
+            code, text = "INVALID_ARGUMENT", f"the request is no {method.request_type.DESCRIPTOR.full_name}"
         except RequestError as error:
             code, text = error.code, error.message
         except SealserveError as error:
             event(_log, logging.ERROR, "request-failed", reason=error)
             code, text = "INTERNAL", error.message
+        except grpc.RpcError:
+            raise  # grpcio knows that this request has ended
         except Exception:
             if context.code() is not None:
                 raise  # the function called context.abort, which raises a bare Exception
@@ -60,15 +87,19 @@ def unary_method(
         context.abort(grpc.StatusCode[code], text)
         raise AssertionError("unreachable: abort raises")
 
-    return grpc.unary_unary_rpc_method_handler(handle)
+    return handle
 
 
-def _require_caller(context: grpc.ServicerContext) -> None:
-    if not context.is_active():
-        raise CallerGoneError("the caller does not wait for the answer any more")
+def _answer(method: Method, admission: Admission, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    data = admission.receive(messages, context)
+    if method.always:
+        return _call(method, data, context)
+    with admission.work(context, len(data)):
+        answer = _call(method, data, context)
+    admission.answer(context, len(answer))
+    return answer
 
 
-def generic_handler(service: Service) -> grpc.GenericRpcHandler:
-    """The service in the form that grpcio adds to a server."""
-    handler: Any = grpc.method_handlers_generic_handler(service.name, dict(service.methods))
-    return handler
+def _call(method: Method, data: bytes, context: grpc.ServicerContext) -> bytes:
+    # Parsed here and not by grpcio, which would log a traceback for each malformed request, and answer INTERNAL.
+    return method.function(method.request_type.FromString(data), context).SerializeToString()

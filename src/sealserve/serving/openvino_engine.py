@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import openvino
 
 from sealserve.errors import ModelError
 from sealserve.logs import event, get_logger
-from sealserve.models.saved_model import DEFAULT_SIGNATURE, SavedModelContent, Signature, read_saved_model
+from sealserve.models.saved_model import DEFAULT_SIGNATURE, SAVED_MODEL_FILE, Signature, parse_saved_model
 from sealserve.serving.engine import LoadedModel
+from sealserve.serving.frozen_graph import FrozenSignature, write_frozen_graph
+from sealserve.serving.model_files import ModelFiles, memory_file, path_of, seal
 from sealserve.serving.openvino_errors import explain_conversion_error
 from sealserve.serving.openvino_limits import narrowed
-from sealserve.serving.openvino_model import CompiledSignature, OpenVinoModel
-from sealserve.serving.signature_directory import signature_directory
-from sealserve.wire.tensorflow_pb2 import DataType, SignatureDef
+from sealserve.serving.openvino_model import CompiledSignature, OpenVinoModel, require_same_type
+from sealserve.serving.variables import Variables
+from sealserve.wire.tensorflow_pb2 import DataType, MetaGraphDef, SignatureDef
 
 Precision = Literal["f32", "bf16", "f16"]
 
@@ -48,50 +49,73 @@ class OpenVinoEngine:
         if threads is not None:
             self._properties["INFERENCE_NUM_THREADS"] = threads
 
-    def load(self, directory: Path) -> LoadedModel:
+    def load(self, files: ModelFiles) -> LoadedModel:
         """Load one version; see :meth:`Engine.load`.
 
         A signature other than the first that OpenVINO cannot run does not stop the others: asking for it gives its
         reason. The first is ``serving_default``, where the model has it.
         """
-        content = read_saved_model(directory)
+        meta_graph, signatures = _read(files)
+        variables = Variables(meta_graph.graph_def, files)
         compiled: dict[str, CompiledSignature] = {}
         refused: dict[str, ModelError] = {}
-        names = sorted(content.signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
+        names = sorted(signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
         for name in names:
             try:
-                compiled[name] = self._compile(content, name)
+                compiled[name] = self._compile(meta_graph, name, signatures[name], variables)
             except ModelError as error:
                 if name == names[0]:
                     raise
                 event(_log, logging.WARNING, "signature-not-usable", signature=name, reason=error)
                 refused[name] = error
-        return OpenVinoModel(compiled, refused, _definitions(content))
+        return OpenVinoModel(compiled, refused, _definitions(meta_graph))
 
-    def _compile(self, content: SavedModelContent, name: str) -> CompiledSignature:
-        signature = content.signatures[name]
-        if len(content.signatures) == 1 and not signature.inputs.keys() & signature.outputs.keys():
-            # OpenVINO takes the model's only signature and keeps its names.
-            same = {alias: alias for alias in (*signature.inputs, *signature.outputs)}
-            return self._compile_directory(content.path, name, signature, inputs=same, outputs=same)
-        with signature_directory(content, name) as (path, inputs, outputs):
-            return self._compile_directory(path, name, signature, inputs=inputs, outputs=outputs)
-
-    def _compile_directory(
-        self, path: Path, name: str, signature: Signature, *, inputs: Mapping[str, str], outputs: Mapping[str, str]
+    def _compile(
+        self, meta_graph: MetaGraphDef, name: str, signature: Signature, variables: Variables
     ) -> CompiledSignature:
-        try:
-            model = self._core.read_model(path)
-            compiled = self._core.compile_model(model, _DEVICE, self._properties)
-            # Not before: a conversion that fails names the operations, which says more.
-            _refuse_strings(name, signature)
-            if narrow := narrowed(signature):
-                event(_log, logging.WARNING, "computed-in-narrower-types", signature=name, tensors=narrow)
-            return CompiledSignature(
-                compiled, name, signature, inputs=inputs, outputs=outputs, parallel=self._parallel_requests
-            )
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise explain_conversion_error(error, name) from error
+        with memory_file("graph") as file:
+            tensors = write_frozen_graph(meta_graph, name, variables, file)
+            seal(file)
+            try:
+                model = self._core.read_model(path_of(file))
+                _refuse_casts(model, name, signature, tensors)
+                compiled = self._core.compile_model(model, _DEVICE, self._properties)
+                # Not before: a conversion that fails names the operations, which says more.
+                _refuse_strings(name, signature)
+                if narrow := narrowed(signature):
+                    event(_log, logging.WARNING, "computed-in-narrower-types", signature=name, tensors=narrow)
+                return CompiledSignature(
+                    compiled,
+                    name,
+                    signature,
+                    inputs=tensors.inputs,
+                    outputs=tensors.outputs,
+                    parallel=self._parallel_requests,
+                )
+            except (RuntimeError, ValueError, TypeError) as error:
+                raise explain_conversion_error(error, name) from error
+
+
+def _read(files: ModelFiles) -> tuple[MetaGraphDef, Mapping[str, Signature]]:
+    if SAVED_MODEL_FILE not in files:
+        raise ModelError(
+            f"the model is no SavedModel: it has no {SAVED_MODEL_FILE}",
+            hint="A model version is a directory that TensorFlow's `tf.saved_model.save` or Keras's `export` wrote.",
+        )
+    file = files[SAVED_MODEL_FILE]
+    file.seek(0)
+    return parse_saved_model(file.read(), "the model version")
+
+
+def _refuse_casts(model: openvino.Model, name: str, signature: Signature, tensors: FrozenSignature) -> None:
+    """The frozen graph casts outputs to the types that the signature says; the graph must have them already."""
+    for alias, tensor in tensors.outputs.items():
+        for port in model.outputs:
+            cast = port.get_node().input_value(0).get_node()
+            if tensor not in port.get_names() or cast.get_type_name() != "Convert":
+                continue
+            if cast.input_value(0).get_element_type() != openvino.Type.dynamic:
+                require_same_type(cast.input_value(0), signature.outputs[alias], alias, name)
 
 
 def _refuse_strings(name: str, signature: Signature) -> None:
@@ -104,10 +128,10 @@ def _refuse_strings(name: str, signature: Signature) -> None:
             )
 
 
-def _definitions(content: SavedModelContent) -> dict[str, SignatureDef]:
+def _definitions(meta_graph: MetaGraphDef) -> dict[str, SignatureDef]:
     """Copies: a reference into the message would keep the whole graph, weights and all, in memory."""
     definitions = {}
-    for name, definition in content.meta_graph.signature_def.items():
+    for name, definition in meta_graph.signature_def.items():
         definitions[name] = SignatureDef()
         definitions[name].CopyFrom(definition)
     return definitions

@@ -19,7 +19,7 @@ from sealserve.serving.errors import CallerGoneError, RequestError, SignatureNot
 from sealserve.serving.openvino_errors import summary
 from sealserve.serving.openvino_limits import check_ranges
 from sealserve.wire.tensorflow_pb2 import SignatureDef
-from sealserve.wire.tensors import numpy_type
+from sealserve.wire.tensors import TensorError, numpy_type
 
 _WAIT = 0.05  # seconds between two looks at whether the caller is still there
 
@@ -92,9 +92,9 @@ class CompiledSignature:
         if len(compiled.inputs) != len(signature.inputs):
             raise ModelError(f"OpenVINO's model of the signature {name} has inputs that the signature does not have")
         for alias, spec in signature.inputs.items():
-            _require_same_type(compiled.inputs[self._inputs[alias]], spec, alias, name)
+            require_same_type(compiled.inputs[self._inputs[alias]], spec, alias, name)
         for alias, spec in signature.outputs.items():
-            _require_same_type(compiled.outputs[self._outputs[alias]], spec, alias, name)
+            require_same_type(compiled.outputs[self._outputs[alias]], spec, alias, name)
         count = parallel or int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests: queue.LifoQueue[Any] = queue.LifoQueue()
         for _ in range(count):
@@ -110,7 +110,9 @@ class CompiledSignature:
         arrays = {self._inputs[alias]: np.asarray(array, order="C") for alias, array in inputs.items()}
         with self._request(wanted) as request:
             try:
-                results = request.infer(arrays, share_inputs=True, share_outputs=True)
+                # Inputs are copied. Where they are shared and the graph gives one back as it is (x * 1, two casts),
+                # OpenVINO 2026.4 reads the memory of an earlier request's input, which is freed by then.
+                results = request.infer(arrays, share_inputs=False, share_outputs=True)
             except RuntimeError as error:
                 event(_log, logging.WARNING, "inference-failed", reason=error)
                 raise RequestError(f"the model cannot be run on these inputs: {summary(str(error))}") from error
@@ -145,9 +147,14 @@ def _find_port(ports: Sequence[Any], tensor_name: str, alias: str, signature: st
     return found[0]
 
 
-def _require_same_type(port: Any, spec: TensorSpec, alias: str, signature: str) -> None:
+def require_same_type(port: Any, spec: TensorSpec, alias: str, signature: str) -> None:
+    """:raises ModelError: a tensor of OpenVINO's model has another type than the signature says."""
     kind = port.get_element_type()
-    if kind == openvino.Type.dynamic or np.dtype(kind.to_dtype()) != numpy_type(spec.data_type):
+    try:
+        declared = numpy_type(spec.data_type)
+    except TensorError as error:
+        raise ModelError(f"the engine cannot run the signature {signature}: {alias}: {error.message}") from error
+    if kind == openvino.Type.dynamic or np.dtype(kind.to_dtype()) != declared:
         raise ModelError(
             f"OpenVINO cannot run the signature {signature}: {alias} is {spec.dtype} there, and {kind.get_type_name()} "
             "in OpenVINO's model",

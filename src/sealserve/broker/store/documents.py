@@ -208,7 +208,7 @@ class GrantDocument(Settings):
     model: ModelDocument
     previous: PreviousDocument | None = None
     arguments: dict[str, str] = Field(default_factory=dict, description="what the enclave is to run with")
-    refresh_seconds: Annotated[int, Field(ge=5, le=86_400)] = 300
+    refresh_seconds: Annotated[int, Field(ge=1, le=86_400)] = 300
     version_1: Version1Document | None = None
 
     @model_validator(mode="after")

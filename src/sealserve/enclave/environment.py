@@ -1,0 +1,26 @@
+"""Environment variables are the host's word. A replica drops them before a library reads them.
+
+What a host could turn on otherwise, and each was seen to work: ``OV_ENABLE_SERIALIZE_TRACING`` has OpenVINO write the
+plaintext model into the working directory, ``GRPC_TRACE`` has gRPC write headers of requests into the log,
+``OPENSSL_CONF`` changes protocol versions and loads shared libraries, as ``INTEL_LIBITTNOTIFY64`` does. A list of what
+is dangerous would never be complete, so there is a list of what is kept.
+
+Too late here is what acts before the first line of Python: ``LD_*``, ``GLIBC_TUNABLES``, ``PYTHON*``. Under Gramine the
+manifest, which is measured, says what the environment is.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sealserve.notify import VARIABLE as NOTIFY_SOCKET
+
+KEPT = frozenset({NOTIFY_SOCKET, "TMPDIR"})
+"""They say where to report readiness, and where temporary files of libraries may lie."""
+
+
+def drop_environment() -> None:
+    """Remove all variables but :data:`KEPT`. To be called before OpenSSL, gRPC or OpenVINO is imported."""
+    for name in list(os.environ):
+        if name and name not in KEPT:
+            del os.environ[name]

@@ -1,0 +1,87 @@
+"""From the storage into the engine: open a sealed model with a granted key, unseal a version in memory, load it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealserve.broker.grant import ModelGrant
+from sealserve.errors import ConfigurationError, ModelError
+from sealserve.logs import event, get_logger
+from sealserve.sealing import SealedModel, open_sealed_model
+from sealserve.secret import Secret
+from sealserve.serving.engine import Engine, LoadedModel
+from sealserve.serving.model_files import MemoryFiles
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where the host keeps the sealed model. Nothing of it is trusted.
+
+    :param sealed: the directory.
+    """
+
+    sealed: Path
+
+    def open(self, model: ModelGrant, key: Secret) -> SealedModel:
+        """Check that it holds this very model, sealed under this key; contents are checked when they are read.
+
+        :raises SealError: it does not. :raises InputError: it cannot be read.
+        """
+        return open_sealed_model(self.sealed, key, mount=model.mount, expected_digest=model.digest)
+
+    def load(self, model: ModelGrant, key: Secret, arguments: Mapping[str, str]) -> LoadedModel:
+        """Unseal the granted version into memory files and load it. Blocks; the key is not needed afterwards.
+
+        :param arguments: the grant's: how to run it.
+        :raises SealError: as :meth:`open`. :raises ModelError: the version is missing, or the engine fails.
+        """
+        started = time.monotonic()
+        sealed = self.open(model, key)
+        version = f"{model.version}/"
+        names = [file.name for file in sealed.files if file.name.startswith(version)]
+        if not names:
+            raise ModelError(
+                f"the sealed model has no version {model.version}, which the key broker says to serve",
+                hint="Seal the model with that version, or change the version in the broker's grant.",
+            )
+        engine = _engine(arguments)
+        with MemoryFiles() as files:
+            for name in names:
+                with files.add(name.removeprefix(version)) as file:
+                    sealed.copy_to(name, file)
+            unsealed = time.monotonic()
+            loaded = engine.load(files)
+        event(
+            _log,
+            logging.INFO,
+            "model-loaded",
+            model=model.name,
+            version=model.version,
+            digest=model.digest.hex(),
+            unseal_seconds=round(unsealed - started, 3),
+            load_seconds=round(time.monotonic() - unsealed, 3),
+        )
+        return loaded
+
+
+def _engine(arguments: Mapping[str, str]) -> Engine:
+    """The engine that the owner chose. It is never the host's choice: arguments come with the grant."""
+    from sealserve.serving.openvino_engine import OpenVinoEngine
+
+    name = arguments.get("engine", OpenVinoEngine.name)
+    if name != OpenVinoEngine.name:
+        raise ConfigurationError(
+            f"the key broker asks for the engine {name!r}, which this replica does not have",
+            hint="Set model.engine to openvino.",
+        )
+    try:
+        threads = int(arguments.get("threads", "0"))
+    except ValueError:
+        raise ConfigurationError(f"threads is no number: {arguments['threads']!r}") from None
+    return OpenVinoEngine(threads=threads if threads > 0 else None)

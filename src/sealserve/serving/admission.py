@@ -1,0 +1,166 @@
+"""Who holds what of the server: requests on their way in, in work, and answers on their way out.
+
+gRPC bounds connections and streams. It does not bound how long a stream may take to bring its message or to fetch its
+answer, nor the memory of all streams together; that is done here. Whoever keeps the server waiting longest goes first,
+so that strangers who hold all they may do not keep others out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from sealserve.logs import get_logger
+from sealserve.serving.errors import CallerGoneError, NoMessageError, OverloadedError
+from sealserve.serving.heap import allocated_bytes, give_back
+from sealserve.serving.limits import Limits
+
+_log = get_logger(__name__)
+
+_TICK = 0.25  # seconds between two looks at what is overdue
+_FRESH = 0.02  # seconds in which a message cannot have brought much
+
+
+class Admission:
+    """Counts and bounds; safe to use from several threads.
+
+    :param heap_bytes: how much memory the process has allocated; None where that cannot be known.
+    """
+
+    def __init__(self, limits: Limits, *, heap_bytes: Callable[[], int | None] | None = None) -> None:
+        self._limits = limits
+        self._heap_bytes = heap_bytes or allocated_bytes
+        self._heap_before: int | None = None
+        self._heap_last = 0
+        self._short = False  # of memory, at the last look
+        self._lock = threading.Lock()
+        # Oldest first, as dictionaries keep their order.
+        self._receiving: dict[grpc.ServicerContext, float] = {}
+        self._answering: dict[grpc.ServicerContext, tuple[float, int]] = {}
+        self._working = 0
+        self._bytes = 0
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Begin to look after what is overdue. To be called before there are requests."""
+        self.look()
+        threading.Thread(target=self._watch, name="admission", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+
+    def receive(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        """Wait for a request's one message.
+
+        :raises NoMessageError: there is none. :raises OverloadedError: its headers are too large.
+        :raises grpc.RpcError: the request was cancelled, by its caller or here.
+        """
+        # gRPC has settings for this, and lets headers of some MB pass all the same (grpcio 1.85).
+        if sum(len(key) + len(value) for key, value in context.invocation_metadata()) > self._limits.header_bytes:
+            raise OverloadedError("the headers of the request are too large")
+        with self._lock:
+            self._receiving[context] = time.monotonic()
+            oldest = next(iter(self._receiving)) if len(self._receiving) > self._limits.receiving else None
+            if oldest is not None:
+                del self._receiving[oldest]
+        if oldest is not None:
+            oldest.cancel()
+        try:
+            message = next(messages, None)
+        finally:
+            with self._lock:
+                self._receiving.pop(context, None)
+        if message is None:
+            raise NoMessageError("the method requires exactly one request message")
+        return message
+
+    @contextlib.contextmanager
+    def work(self, context: grpc.ServicerContext, size: int) -> Iterator[None]:
+        """The place in which a request of ``size`` bytes is answered.
+
+        :raises OverloadedError: there is no place. :raises CallerGoneError: nobody waits for the answer.
+        """
+        if not context.is_active():
+            raise CallerGoneError("the caller does not wait for the answer any more")
+        with self._lock:
+            full = self._working >= self._limits.working or self._bytes + size > self._limits.buffered_bytes
+            if not full:
+                self._working += 1
+                self._bytes += size
+        if full:
+            raise OverloadedError("the server has as many requests as it takes at once: try again later")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working -= 1
+                self._bytes -= size
+
+    def answer(self, context: grpc.ServicerContext, size: int) -> None:
+        """Count an answer of ``size`` bytes until its caller has it."""
+        with self._lock:
+            self._answering[context] = (time.monotonic(), size)
+            self._bytes += size
+        if not context.add_callback(functools.partial(self._answered, context)):
+            self._answered(context)
+        while self._bytes > self._limits.buffered_bytes:
+            with self._lock:
+                oldest = next(iter(self._answering), None)
+            if oldest is None:
+                break
+            self._drop(oldest)
+
+    def _answered(self, context: grpc.ServicerContext) -> None:
+        with self._lock:
+            _, size = self._answering.pop(context, (0.0, 0))
+            self._bytes -= size
+
+    def _drop(self, context: grpc.ServicerContext) -> None:
+        context.cancel()
+        self._answered(context)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_TICK):
+            try:
+                self.look()
+            except Exception:  # noqa: BLE001 - whatever it is, what strangers hold must stay bounded
+                _log.exception("admission-failed")
+
+    def look(self) -> None:
+        """End what is overdue; and, when memory is short, all messages that are slow to arrive."""
+        now = time.monotonic()
+        with self._lock:
+            slow = [context for context, since in self._receiving.items() if now - since >= _TICK]
+            late = [c for c in slow if now - self._receiving[c] >= self._limits.receive_seconds]
+            unread = [c for c, (since, _) in self._answering.items() if now - since >= self._limits.answer_seconds]
+            waiting = any(now - since >= _FRESH for since in self._receiving.values())
+        if self._short:
+            give_back()
+        self._short = self._heap_has_grown(waiting=waiting)
+        if self._short:
+            late = slow
+        for context in late:
+            context.cancel()
+        for context in unread:
+            self._drop(context)
+
+    def _heap_has_grown(self, *, waiting: bool) -> bool:
+        """Whether the messages that are on their way may have taken all memory they may.
+
+        gRPC does not tell how much of a message is there. The heap does, against what it was when none was waited for.
+        """
+        heap = self._heap_bytes()
+        if heap is None:
+            return False
+        if self._heap_before is None:
+            self._heap_before = self._heap_last = heap
+        if not waiting:
+            # One look late: at this one, messages may be there of which nobody knows yet.
+            self._heap_before, self._heap_last = self._heap_last, heap
+        return heap - self._heap_before > self._limits.buffered_bytes
