@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +78,7 @@ def atomic_writer(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
 
 def partial_path(path: Path) -> Path:
     """A new name beside ``path`` for what is not complete yet; :func:`is_partial` knows it."""
-    return path.with_name(f".{path.name[:NAME_KEPT]}.{secrets.token_hex(6)}.partial")
+    return path.with_name(f".{path.name[:NAME_KEPT]}.{os.urandom(6).hex()}.partial")
 
 
 def partial_of(name: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -40,6 +39,8 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
+        import hmac  # here, because it loads OpenSSL: a replica first drops its environment
+
         return hmac.compare_digest(self._buffer, other._buffer)
 
     __hash__ = None  # type: ignore[assignment]

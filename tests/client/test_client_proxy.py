@@ -87,7 +87,7 @@ def test_metadata_status_and_deadline_pass_through(proxy, start_good):
     metadata, left = seen[0]
     assert (metadata["x-in-bin"], metadata["x-t"]) == (b"\1", "t")
     assert metadata["user-agent"].startswith("sealserve/")
-    assert 0 < left <= 15
+    assert 0 < left < 20  # and not the proxy's own, which is longer
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert caught.value.details() == "full: \N{SNOWMAN}"
     assert ("x-last-bin", b"\0\xff") in [tuple(m) for m in caught.value.trailing_metadata()]

@@ -19,7 +19,7 @@ GULLIBLE = (
     sys.executable,
     "-P",
     "-c",
-    "from sealserve.enclave import replica; replica.drop_environment = int; import sealserve.__main__",
+    "from sealserve.enclave import replica; replica.drop_environment = int;from sealserve.cli.main import main; main()",
 )
 
 

@@ -89,11 +89,12 @@ class Crew:
         try:
             for _ in range(count):
                 read, write = os.pipe()
-                pid = os.fork()
-                if pid == 0:
-                    _helper(parent, write, work)
+                with _no_signals():
+                    pid = os.fork()
+                    if pid == 0:
+                        _helper(parent, write, work)
+                    self._pipes[pid] = read
                 os.close(write)
-                self._pipes[pid] = read
         except BaseException:
             self.kill()
             raise
@@ -142,7 +143,6 @@ def _helper(parent: int, report: int, work: Callable[[], None]) -> NoReturn:
     try:
         # A helper must not go on writing when its parent was killed.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its helpers
         if os.getppid() == parent:
             work()
             code = 0
@@ -151,6 +151,19 @@ def _helper(parent: int, report: int, work: Callable[[], None]) -> NoReturn:
             os.write(report, pickle.dumps(error)[:65536])
     finally:
         os._exit(code)
+
+
+@contextlib.contextmanager
+def _no_signals() -> Iterator[None]:
+    """Signals wait: an exception that a handler raises while Python's own hooks for fork(2) run would be lost.
+
+    In helpers they wait for ever: the parent gets them too, and ends its helpers.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
