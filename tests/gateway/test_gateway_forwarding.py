@@ -161,6 +161,30 @@ def test_what_is_not_tls_reaches_no_replica(gateway: tuple[Address, list[EchoSer
             assert plain.recv(100) == b""
 
 
+def test_one_address_with_all_the_connections_it_may_have_keeps_no_other_out(
+    gateway: tuple[Address, list[EchoServer]],
+) -> None:
+    address, _ = gateway
+    with contextlib.ExitStack() as stack:
+        # Silent ones: nginx waits for their ClientHello.
+        for _ in range(256):
+            stack.enter_context(socket.create_connection((address.host, address.port), timeout=5))
+        _wait_until(lambda: _is_closed_to("127.0.0.1", address))
+        assert not _is_closed_to("127.0.0.2", address)
+
+
+def _is_closed_to(source: str, address: Address) -> bool:
+    """Whether a connection from there is closed at once instead of waited for."""
+    with socket.create_connection((address.host, address.port), timeout=5, source_address=(source, 0)) as plain:
+        plain.settimeout(0.5)
+        try:
+            return plain.recv(1) == b""
+        except ConnectionResetError:
+            return True
+        except TimeoutError:
+            return False
+
+
 def test_the_log_tells_who_was_connected_to_what(gateway: tuple[Address, list[EchoServer]], tmp_path: Path) -> None:
     address, servers = gateway
     _ask(address)

@@ -43,6 +43,10 @@ stream {{
         {server_name} replicas;
     }}
 
+    # One address cannot shut out all others by connecting.
+    limit_conn_zone $binary_remote_addr zone=addresses:1m;
+    limit_conn_log_level info;
+
     upstream replicas {{
         # Shared by the workers: round robin, and what is known of a dead replica.
         zone replicas 128k;
@@ -58,6 +62,7 @@ stream {{
 
     server {{
         listen {listen} so_keepalive=on;
+        limit_conn addresses {connections_of_one};
         ssl_preread on;
         preread_timeout 5s;
         proxy_pass $destination;
@@ -82,6 +87,8 @@ def render_nginx(
     user: str | None,
     workers: int = 1,
     connections: int = 1000,
+    connections_of_one: int = 256,
+    connections_of_replica: int = 500,
     connect_seconds: int = 1,
     shutdown_seconds: int = 2,
 ) -> str:
@@ -92,6 +99,8 @@ def render_nginx(
     :param runtime_dir: absolute; takes the pid file and the access log. nginx writes nowhere else.
     :param user: who the workers run as, see :func:`~sealserve.gateway.workers.worker_user`.
     :param connections: connections from clients that one worker can hold.
+    :param connections_of_one: of them, from one address. Over it, a new connection is closed.
+    :param connections_of_replica: that are led to one replica; below the number that it takes itself.
     :param shutdown_seconds: how long open connections have after SIGQUIT.
     :raises ConfigurationError: a value has no place in a configuration file.
     """
@@ -106,7 +115,10 @@ def render_nginx(
                 f"nginx cannot take the path {str(path)!r}",
                 hint="Use an absolute path without quotes, $, \\, ;, { and }.",
             )
-    servers = [f"        server {_numeric(upstream)} max_fails=1 fail_timeout=1s;" for upstream in upstreams]
+    servers = [
+        f"        server {_numeric(upstream)} max_conns={connections_of_replica} max_fails=1 fail_timeout=1s;"
+        for upstream in upstreams
+    ]
     return _TEMPLATE.format(
         load_module=f'load_module "{nginx.stream_module}";\n' if nginx.stream_module else "",
         user=f"user {user};\n" if user else "",
@@ -114,6 +126,7 @@ def render_nginx(
         # Each connection has a client's and a replica's side.
         worker_connections=2 * int(connections) + 16,
         open_files=2 * int(connections) + 64,
+        connections_of_one=int(connections_of_one),
         shutdown_seconds=int(shutdown_seconds),
         runtime_dir=runtime_dir,
         pid_file=PID_FILE,
