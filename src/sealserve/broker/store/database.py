@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from sealserve.errors import ConfigurationError
 from sealserve.files import PRIVATE, explain_os_error, sync_directory
 
 BUSY_SECONDS = 10
+_SMALLEST_FREE = 64 * 1024
 _WRITING = "sealserve_writing"
 _POSTGRESQL = ("postgresql://", "postgres://")
 
@@ -101,10 +103,28 @@ def _explain(error: SQLAlchemyError, action: str, name: str) -> StoreUnavailable
         return StoreTamperedError(
             f"the store {name} is damaged or was changed: {why}", hint="Restore the database from a backup."
         )
+    if _no_space(why, name):
+        return StoreUnavailableError(
+            f"cannot {action} the store {name}: {os.strerror(errno.ENOSPC)}",
+            hint="Make room on its disk. Nothing is lost, and nothing is released meanwhile.",
+        )
     return StoreUnavailableError(
         f"cannot {action} the store {name}: {why}",
         hint="Check that the database runs and can be reached, and that its disk is not full or read-only.",
     )
+
+
+def _no_space(why: str, name: str) -> bool:
+    """Whether the disk is full. SQLite says so only where it writes the database itself."""
+    if "disk is full" in why or os.strerror(errno.ENOSPC) in why:
+        return True
+    if is_url(name) or not ("disk I/O error" in why or "unable to open" in why):
+        return False
+    try:
+        free = os.statvfs(Path(name).parent)
+    except OSError:
+        return False
+    return free.f_bavail * free.f_frsize < _SMALLEST_FREE
 
 
 # --- SQLite ---------------------------------------------------------------------------------------------------------
