@@ -80,10 +80,10 @@ class Authority:
     def pem(self) -> bytes:
         return self.certificate.public_bytes(Encoding.PEM)
 
-    def issue(self, name: str = "localhost") -> Issued:
+    def issue(self, name: str = "localhost", *, subject: str = "CN=broker") -> Issued:
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name.from_rfc4514_string("CN=broker")
-        return Issued(self._sign(subject, key.public_key(), ca=False, name=name), key)
+        named = x509.Name.from_rfc4514_string(subject)
+        return Issued(self._sign(named, key.public_key(), ca=False, name=name), key)
 
     def _sign(
         self, subject: x509.Name, public: ec.EllipticCurvePublicKey, *, ca: bool, name: str | None = None

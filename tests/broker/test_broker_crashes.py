@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from store_crashes import Worker, assert_nothing_lost, kill_in_loops
 from sealserve.broker.administration import BrokerAdministration
 from sealserve.broker.client import BrokersUnavailableError
 from sealserve.broker.store import MasterKeyPlace, Store, StoreUnavailableError
+from sealserve.errors import MachineError
 from sealserve.ratls import TlsIdentity
 
 
@@ -87,7 +89,7 @@ def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path) -> None:
     with Store(location, MasterKeyPlace(master)) as store:
         administration = BrokerAdministration(store, actor="test")
         versions = [administration.rotate_key("w0").version for _ in range(3)]
-        with filled(small_disk), pytest.raises(StoreUnavailableError, match=r"full|I/O"):
+        with filled(small_disk), pytest.raises(StoreUnavailableError, match="No space left on device"):
             # What the file has room for is used up first.
             versions.extend(administration.rotate_key("w0").version for _ in range(2000))
         versions.append(administration.rotate_key("w0").version)
@@ -106,7 +108,9 @@ def test_a_process_on_a_full_disk_is_killed_and_loses_nothing(small_disk: Path) 
     assert_nothing_lost(location, master, acknowledged)
 
 
-def test_a_broker_on_a_full_disk_releases_nothing(place: Place, identity: TlsIdentity, small_disk: Path) -> None:
+def test_a_broker_on_a_full_disk_releases_nothing(
+    place: Place, identity: TlsIdentity, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("broker.db", "master.key"):
         shutil.copy(place.directory / name, small_disk / name)
         place.document["store" if name == "broker.db" else "master_key"] = f"{small_disk}/{name}"
@@ -119,7 +123,23 @@ def test_a_broker_on_a_full_disk_releases_nothing(place: Place, identity: TlsIde
                 while True:
                     await ask(place, broker, identity, timeout=2)
                     granted += 1
+            failed = [record for record in caplog.records if record.msg == "audit-failed"]
+            assert "No space left on device" in str(failed[0].fields["reason"])  # type: ignore[attr-defined]
+            assert f"{small_disk}/broker.db" in str(failed[0].fields["reason"])  # type: ignore[attr-defined]
             await ask(place, broker, identity)
         assert [record["outcome"] for record in place.records] == ["granted"] * (granted + 2)
 
     in_loop(body)
+
+
+def test_a_broker_does_not_start_on_a_full_disk_and_says_which(place: Place, small_disk: Path) -> None:
+    for name in ("broker.db", "master.key"):
+        shutil.copy(place.directory / name, small_disk / name)
+        place.document["store" if name == "broker.db" else "master_key"] = f"{small_disk}/{name}"
+    command = [sys.executable, "-m", "sealserve", "broker", "run", "-f", place.write(), "--json-logs"]
+    with filled(small_disk):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == MachineError.exit_code
+    assert f"the store {small_disk}/broker.db: No space left on device" in done.stderr
+    assert "broker-listening" not in done.stderr
+    assert place.settings().open_store().check().keys == 2

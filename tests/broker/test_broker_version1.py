@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import shutil
 import socket
+import ssl
+import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ from broker_parties import (
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from OpenSSL import SSL
 
 from sealserve.broker.server import Broker
@@ -171,29 +173,110 @@ def test_which_key_an_enclave_gets_follows_from_the_policy_that_accepts_it(place
 @pytest.mark.skipif(not OPENSSL, reason="openssl is not on PATH")
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_openssl_gets_the_key_too(place: Place, identity: TlsIdentity, version: str, tmp_path: Path) -> None:
-    (tmp_path / "enclave.pem").write_bytes(identity.certificate_pem())
-    (tmp_path / "enclave.key").write_bytes(identity.private_key_pem().reveal())
-    (tmp_path / "ca.pem").write_bytes(place.authority.pem)
-
-    def run(port: int) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [
-                *(OPENSSL, "s_client", "-quiet", "-verify_return_error", version, "-connect", f"127.0.0.1:{port}"),
-                *("-servername", "localhost", "-verify_hostname", "localhost", "-CAfile", tmp_path / "ca.pem"),
-                *("-cert", tmp_path / "enclave.pem", "-key", tmp_path / "enclave.key"),
-            ],
-            input=REQUEST,
-            capture_output=True,
-            timeout=20,
-            check=False,
-        )
+    write_files(tmp_path, place, identity)
 
     async def body() -> None:
         async with running(place) as broker:
-            done = await asyncio.to_thread(run, broker.address.port)
+            done = await asyncio.to_thread(s_client, broker.address.port, tmp_path, version)
         assert done.stdout == answer(WRAP_KEY), done.stderr
 
     in_loop(body)
+
+
+def s_client(port: int, files: Path, version: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [
+            *(OPENSSL, "s_client", "-quiet", "-verify_return_error", version, "-connect", f"127.0.0.1:{port}"),
+            *("-servername", "localhost", "-verify_hostname", "localhost", "-CAfile", files / "ca.pem"),
+            *("-cert", files / "enclave.pem", "-key", files / "enclave.key"),
+        ],
+        input=REQUEST,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def standard_library_client(port: int, files: Path, version: ssl.TLSVersion, records: Sequence[bytes]) -> bytes:
+    """A peer with nothing of ours and nothing of pyOpenSSL's in it."""
+    context = ssl.create_default_context(cafile=files / "ca.pem")
+    context.minimum_version = context.maximum_version = version
+    context.load_cert_chain(files / "enclave.pem", files / "enclave.key")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with context.wrap_socket(plain, server_hostname="localhost") as connection:
+            for record in records:
+                connection.send(record)
+            received = b""
+            while part := connection.recv(3):
+                received += part
+            return received
+
+
+def write_files(files: Path, place: Place, identity: Any) -> None:
+    (files / "ca.pem").write_bytes(place.authority.pem)
+    (files / "enclave.pem").write_bytes(identity.certificate.public_bytes(Encoding.PEM))
+    key = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (files / "enclave.key").write_bytes(key)
+
+
+@pytest.mark.parametrize("kind", ["P-384", "RSA-3072"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_standard_library_gets_the_key_too(
+    place: Place, identity: TlsIdentity, kind: str, version: ssl.TLSVersion, tmp_path: Path
+) -> None:
+    write_files(tmp_path, place, identity if kind == "P-384" else rsa_identity(place))
+
+    async def body() -> None:
+        async with running(place) as broker:
+            for records in (WHOLE, [REQUEST[:20], REQUEST[20:]]):
+                received = await asyncio.to_thread(
+                    standard_library_client, broker.address.port, tmp_path, version, records
+                )
+                assert received == answer(WRAP_KEY)
+
+    in_loop(body)
+
+
+@pytest.mark.skipif(not OPENSSL, reason="openssl is not on PATH")
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_openssl_gets_the_key_with_an_rsa_key_too(place: Place, version: str, tmp_path: Path) -> None:
+    write_files(tmp_path, place, rsa_identity(place, form=PublicFormat.PKCS1))
+
+    async def body() -> None:
+        async with running(place) as broker:
+            done = await asyncio.to_thread(s_client, broker.address.port, tmp_path, version)
+        assert done.stdout == answer(WRAP_KEY), done.stderr
+
+    in_loop(body)
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION], ids=["TLS 1.2", "TLS 1.3"])
+def test_a_client_that_goes_away_at_any_point_harms_nobody(place: Place, identity: TlsIdentity, version: int) -> None:
+    async def body() -> None:
+        async with running(place) as broker:
+            for sent in (0, 1, 34, 35):
+                await asyncio.to_thread(go_away, broker.address.port, identity, version, REQUEST[:sent])
+            assert await provision(broker, identity, version=version) == answer(WRAP_KEY)
+
+    in_loop(body)
+
+
+def go_away(port: int, identity: TlsIdentity, version: int, request: bytes) -> None:
+    """Shake hands, send a part, and reset the connection."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_min_proto_version(version)
+    context.set_max_proto_version(version)
+    context.use_certificate(identity.certificate)
+    context.use_privatekey(identity.private_key)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
+        plain.settimeout(None)
+        connection = SSL.Connection(context, plain)
+        connection.set_connect_state()
+        connection.do_handshake()
+        if request:
+            connection.send(request)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 # --- refused --------------------------------------------------------------------------------------------------------

@@ -19,10 +19,14 @@ from sealserve.evidence import (
     Verifier,
 )
 from sealserve.evidence.errors import (
+    CertificateExpiredError,
     CollateralExpiredError,
     CollateralMalformedError,
     CollateralMismatchError,
     CollateralNotYetValidError,
+    CollateralRevokedError,
+    CollateralSignatureInvalidError,
+    CollateralUntrustedError,
     DebugEnclaveError,
     QuoteMalformedError,
     QuotingEnclaveRefusedError,
@@ -116,7 +120,7 @@ def test_a_revoked_signer_of_tcb_info_is_refused(platform: SimulatedPlatform, qu
         validity=timedelta(days=30),
         revoked=[authority.tcb_signing.serial_number],
     )
-    with pytest.raises(RevokedError, match="TCB Signing"):
+    with pytest.raises(CollateralRevokedError, match="TCB Signing"):
         verifier(platform, collateral_with(platform, root_ca_crl=crl.hex())).verify(quote)
 
 
@@ -131,7 +135,7 @@ def test_collateral_from_under_another_root_is_refused(
     platform: SimulatedPlatform, other_platform: SimulatedPlatform, quote: bytes
 ) -> None:
     other = Collateral.from_json(other_platform.collateral_json(now=NOW))
-    with pytest.raises(UntrustedRootError, match="TCB info"):
+    with pytest.raises(CollateralUntrustedError, match="TCB info"):
         verifier(platform, other).verify(quote)
 
 
@@ -206,7 +210,7 @@ def test_each_part_of_the_collateral_from_the_future_is_refused(
 
 def test_an_expired_machine_certificate_is_refused() -> None:
     platform = SimulatedPlatform.generate(PlatformProfile(), now=NOW, pck_validity=timedelta(days=1))
-    with pytest.raises(CollateralExpiredError, match="PCK certificate expired"):
+    with pytest.raises(CertificateExpiredError, match="PCK certificate expired"):
         verifier(platform).verify(platform.quote(ENCLAVE, REPORT_DATA), now=(NOW + timedelta(days=2)).timestamp())
 
 
@@ -215,7 +219,7 @@ def test_a_changed_endorsement_is_refused(platform: SimulatedPlatform, quote: by
     document = json.loads(fields(platform)[part])
     document["tcbEvaluationDataNumber"] += 1
     changed = collateral_with(platform, **{part: json.dumps(document)})
-    with pytest.raises(SignatureInvalidError, match="signature"):
+    with pytest.raises(CollateralSignatureInvalidError, match="signature"):
         verifier(platform, changed).verify(quote)
 
 
@@ -226,7 +230,7 @@ def test_an_endorsement_signed_by_a_mere_machine_is_refused(
     chain = platform.machine.chain_pem.decode()
     with pytest.raises(EvidenceError) as caught:
         verifier(platform, collateral_with(platform, **{part: chain})).verify(quote)
-    assert isinstance(caught.value, UntrustedRootError | SignatureInvalidError)
+    assert isinstance(caught.value, CollateralUntrustedError | CollateralSignatureInvalidError)
 
 
 @pytest.mark.parametrize("part", ["root_ca_crl", "pck_crl"])
@@ -235,7 +239,7 @@ def test_a_revocation_list_of_another_authority_is_refused(
 ) -> None:
     # Same names, other keys: only the signature tells.
     changed = collateral_with(platform, **{part: fields(other_platform)[part]})
-    with pytest.raises(SignatureInvalidError, match="revocation list"):
+    with pytest.raises(CollateralSignatureInvalidError, match="revocation list"):
         verifier(platform, changed).verify(quote)
 
 

@@ -19,10 +19,10 @@ from sealserve.evidence.errors import (
     CollateralExpiredError,
     CollateralMismatchError,
     CollateralNotYetValidError,
+    CollateralSignatureInvalidError,
     EvidenceRefusedError,
     QuoteMalformedError,
     RevokedError,
-    SignatureInvalidError,
     UntrustedRootError,
 )
 from sealserve.evidence.policy import MrEnclave, PlatformKind, TcbCurrent
@@ -155,7 +155,7 @@ def test_a_revocation_list_that_intel_did_not_sign_is_refused(sample: Sample) ->
     now = sample.at - timedelta(hours=1)
     crl = issue_revocation_list(chain.leaf.issuer, key, issued=now, validity=timedelta(days=30))
     fields = json.loads(sample.collateral.text) | {"pck_crl": crl.hex()}
-    with pytest.raises(SignatureInvalidError, match="revocation list of the PCK CA"):
+    with pytest.raises(CollateralSignatureInvalidError, match="revocation list of the PCK CA"):
         sample._replace(collateral=Collateral.from_json(json.dumps(fields))).verifier().verify(sample.quote)
 
 

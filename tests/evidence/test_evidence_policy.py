@@ -25,7 +25,11 @@ from sealserve.evidence.errors import (
     CollateralExpiredError,
     EvidenceBindingError,
     EvidenceRefusedError,
+    MachineRefusedError,
+    MeasurementRefusedError,
+    SecurityVersionRefusedError,
     SimulatedEvidenceRefusedError,
+    TcbRefusedError,
 )
 from sealserve.evidence.policy import AllOf, AnyOf, MrEnclave, MrSigner, OneOfMachines, PlatformKind, TcbCurrent
 from sealserve.evidence.simulated import authority as authority_module
@@ -139,6 +143,30 @@ def test_an_unknown_machine_is_refused(platform: SimulatedPlatform, quote: bytes
     assert policy(platform, machines=known).appraise(quote, report_data=REPORT_DATA)
     (reason,) = reasons(policy(platform, machines=OneOfMachines(frozenset({bytes(16)}))), quote)
     assert platform.profile.ppid.hex() in reason
+
+
+def test_each_cause_of_a_refusal_has_a_type_of_its_own() -> None:
+    good, outdated = make_platform(), make_platform(tcb_status="OutOfDate")
+    stranger = SimulatedEnclave(bytes(32), bytes(32), 7, 3)
+    signer = MrSigner(ENCLAVE.mrsigner, 7, minimum_isv_svn=4)
+    both = AnyOf([MrEnclave(bytes(32)), signer])
+    other_machine = OneOfMachines(frozenset({bytes(16)}))
+    cases: list[tuple[type[EvidenceRefusedError], SimulatedPlatform, SimulatedEnclave, dict[str, Any]]] = [
+        (MeasurementRefusedError, good, stranger, {}),
+        (MeasurementRefusedError, good, stranger, {"enclaves": MrSigner(ENCLAVE.mrsigner, 7, 1)}),
+        (SecurityVersionRefusedError, good, ENCLAVE, {"enclaves": signer}),
+        (SecurityVersionRefusedError, good, ENCLAVE, {"enclaves": both}),
+        (TcbRefusedError, outdated, ENCLAVE, {}),
+        (TcbRefusedError, good, ENCLAVE, {"tcb": TcbCurrent(minimum_evaluation_data_number=99)}),
+        (MachineRefusedError, good, ENCLAVE, {"machines": other_machine}),
+        # The gravest one counts.
+        (MeasurementRefusedError, outdated, stranger, {"machines": other_machine}),
+        (TcbRefusedError, outdated, ENCLAVE, {"machines": other_machine}),
+    ]
+    for kind, platform, enclave, settings in cases:
+        with pytest.raises(EvidenceRefusedError) as caught:
+            policy(platform, **settings).appraise(platform.quote(enclave, REPORT_DATA), report_data=REPORT_DATA)
+        assert type(caught.value) is kind
 
 
 def test_a_refusal_lists_every_reason() -> None:

@@ -25,8 +25,10 @@ from sealserve.evidence.errors import (
     CollateralError,
     CollateralExpiredError,
     CollateralMalformedError,
-    CollateralMismatchError,
     CollateralServiceError,
+    CollateralSignatureInvalidError,
+    CollateralUntrustedError,
+    CollateralUnusableError,
     QuoteMalformedError,
     SignatureInvalidError,
     UntrustedRootError,
@@ -328,7 +330,7 @@ def test_collateral_that_another_root_signed_is_not_kept(
     make: Any, server: CollateralServer, other_platform: SimulatedPlatform, quote: bytes, tmp_path: Path
 ) -> None:
     server.fields = fields_of(other_platform, now=NOW)
-    with pytest.raises(UntrustedRootError, match="gives unusable collateral"):
+    with pytest.raises(CollateralUntrustedError, match="gives unusable collateral"):
         make().collateral(quote)
     assert not list(tmp_path.glob("cache/*.json"))
 
@@ -339,7 +341,7 @@ def test_collateral_with_a_wrong_signature_is_not_kept(
 ) -> None:
     value = server.fields[field]
     server.fields = {**server.fields, field: value[:-2] + f"{int(value[-2:], 16) ^ 1:02x}"}
-    with pytest.raises(SignatureInvalidError):
+    with pytest.raises(CollateralSignatureInvalidError):
         make().collateral(quote)
     assert not list(tmp_path.glob("cache/*.json"))
 
@@ -349,7 +351,7 @@ def test_collateral_for_another_kind_of_platform_is_not_kept(make: Any, server: 
     right = server.right_answer
     server.temper = lambda _, path: right("/sgx/certification/v4/tcb?fmspc=616263646566") if "/tcb" in path else None
     server.fields = fields_of(other, now=NOW)
-    with pytest.raises((CollateralMismatchError, UntrustedRootError)):
+    with pytest.raises((CollateralUnusableError, CollateralUntrustedError)):
         make().collateral(quote)
 
 

@@ -284,6 +284,49 @@ def test_an_older_quote_that_disagrees_is_refused(
         extract_evidence(certificate_with(dice, (LEGACY_QUOTE, change(right)), key=key))
 
 
+TDX_REPORT_DATA = slice(48 + 520, 48 + 584)
+
+
+def trust_domain_quote(quote: bytes, report_data: bytes, *, rtmr3: bytes | None = None) -> bytes:
+    """Intel's quote over other report data: enough for reading a certificate, which verifies nothing."""
+    changed = bytearray(quote)
+    changed[TDX_REPORT_DATA] = report_data
+    if rtmr3 is not None:
+        changed[48 + 472 : 48 + 520] = rtmr3
+    return bytes(changed)
+
+
+def test_the_two_quotes_of_a_trust_domain_must_agree_too(shared_vectors: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    quote = (shared_vectors / "quotes" / "tdx_quote").read_bytes()
+    claims = dice_claims(key.public_key())
+    bound = hashlib.sha256(claims).digest() + bytes(32)
+    right = hashlib.sha256(spki(key)).digest() + bytes(32)
+    dice = (DICE_EVIDENCE, encode_dice(trust_domain_quote(quote, bound), claims))
+
+    def legacy(older: bytes) -> x509.Certificate:
+        return certificate_with(dice, (LEGACY_QUOTE, older), key=key)
+
+    evidence = extract_evidence(legacy(trust_domain_quote(quote, right)))
+    assert (evidence.source, evidence.report_data) == ("dice", bound)
+    assert evidence.quote[TDX_REPORT_DATA] == bound
+    with pytest.raises(EvidenceDisagreementError, match="for another key"):
+        extract_evidence(legacy(quote))
+    with pytest.raises(EvidenceDisagreementError, match="different enclaves"):
+        extract_evidence(legacy(trust_domain_quote(quote, right, rtmr3=b"\x01" * 48)))
+    with pytest.raises(EvidenceDisagreementError, match="for another key"):
+        extract_evidence(legacy(trust_domain_quote(quote, right)[:600]))
+    with pytest.raises(EvidenceDisagreementError, match="different enclaves"):
+        extract_evidence(legacy(quote_of(right)))  # an enclave's quote beside a trust domain's
+
+
+def test_the_older_extension_of_a_trust_domain_is_read(shared_vectors: Path) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
+    pkcs1 = hashlib.sha256(key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)).digest() + bytes(32)
+    quote = trust_domain_quote((shared_vectors / "quotes" / "tdx_quote").read_bytes(), pkcs1)
+    evidence = extract_evidence(certificate_with((LEGACY_QUOTE, quote), key=key))
+    assert (evidence.source, evidence.report_data) == ("legacy", pkcs1)
+
+
 def test_an_rsa_key_may_be_named_by_either_of_its_forms() -> None:
     key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
     pkcs1 = key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
@@ -301,6 +344,14 @@ def test_a_certificate_without_a_quote_of_a_possible_size_is_refused(
 ) -> None:
     with pytest.raises(CertificateEvidenceError):
         extract_evidence(certificate_with(*extensions, key=key))
+
+
+def test_a_certificate_of_a_version_that_does_not_exist_is_refused(identity: TlsIdentity) -> None:
+    der = bytearray(identity.certificate.public_bytes(Encoding.DER))
+    version = der.index(bytes.fromhex("a003020102")) + 4
+    der[version] = 3
+    with pytest.raises(CertificateEvidenceError):
+        parse_certificate(bytes(der))
 
 
 def test_an_extension_that_stands_twice_is_refused(key: ec.EllipticCurvePrivateKey) -> None:

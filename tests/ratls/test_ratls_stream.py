@@ -21,6 +21,7 @@ from sealserve.ratls.contexts import (
     client_context,
     server_context,
 )
+from sealserve.ratls.crowd import ConnectionLimits
 from sealserve.ratls.listener import AddressInUseError, Handler, TlsServer, serve
 from sealserve.ratls.stream import EndOfStreamError, TlsConnectionError, TlsStream, connect
 
@@ -53,9 +54,8 @@ async def listening(
 ) -> AsyncIterator[TlsServer]:
     issued = authority.issue(*names, expired=expired)
     settings = server_context([issued.certificate], issued.key, request_client_certificate=True, **context)
-    server = await serve(
-        LOOPBACK, settings, handler, handshake_timeout=handshake_timeout, max_connections=max_connections
-    )
+    limits = ConnectionLimits(max_connections, max_connections, handshake_timeout)
+    server = await serve(LOOPBACK, settings, handler, limits=limits)
     try:
         yield server
     finally:
@@ -242,9 +242,7 @@ def test_a_stream_that_ends_too_early_says_how_far_it_came(authority: Authority)
 def test_a_cut_connection_is_no_clean_end(authority: Authority) -> None:
     async def handler(stream: TlsStream) -> None:
         await stream.write(b"half")
-        await stream._writer.drain()
-        stream._writer.close()  # FIN without close_notify
-        await stream._writer.wait_closed()
+        stream._tcp.close()  # FIN without close_notify
 
     async def body() -> None:
         async with listening(authority, handler) as server:

@@ -12,10 +12,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from sealserve.broker.key_kinds import KeyKind, check_kinds, check_value
 from sealserve.broker.store import GrantDocument, KeyVersion, Store, StoredPolicy, StoreState
 from sealserve.broker.store.change import Change
 from sealserve.broker.store.documents import KEY_SIZE, ModelDocument, PreviousDocument, StoredGrant, check_name, now
-from sealserve.errors import InputError, KeyFileError
+from sealserve.errors import InputError
 from sealserve.secret import Secret
 
 DEFAULT_GRACE = timedelta(days=7)
@@ -78,14 +79,13 @@ class BrokerAdministration:
             latest = _versions(change.state, name)[-1].version
             return _add_version(change, "key-rotate", name, latest + 1, Secret(os.urandom(KEY_SIZE)))
 
-    def import_key(self, name: str, value: Secret, *, version: int | None = None) -> KeyVersion:
+    def import_key(self, name: str, value: Secret, *, version: int | None = None, kind: KeyKind = "wrap") -> KeyVersion:
         """A key, or its next version, with a value that was made elsewhere.
 
-        :param value: 16 bytes. :param version: its number; the next one if not given.
-        :raises KeyFileError: the value has another size. :raises NameTakenError: the version is not a later one.
+        :param value: 16 bytes; a private key in PEM for the kind ``tls``. :param version: the next one if not given.
+        :raises KeyFileError: the value is none. :raises NameTakenError: the version is not a later one.
         """
-        if len(value) != KEY_SIZE:
-            raise KeyFileError(f"a wrap key has exactly {KEY_SIZE} bytes; this one has {len(value)}")
+        check_value(value, kind)
         with self._store.changing(self._actor) as change:
             latest = max((key.version for key in change.state.versions(name)), default=0)
             if version is not None and version <= latest:
@@ -281,8 +281,9 @@ def _put_grant(change: Change, document: GrantDocument, expected_revision: int |
     if present is not None and present.document == document:
         return present
     _policy(change.state, document.policy)
-    for name, version in document.keys.items():
+    for name, version in sorted(document.key_versions):
         _require_releasable(_key(change.state, name, version))
+    check_kinds(change, document)
     if document.previous is not None:
         _key(change.state, document.previous.model.key, document.previous.key_version)
     change.record("grant-put", deployment=document.deployment, grant=document.as_dict())

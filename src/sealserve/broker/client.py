@@ -13,7 +13,7 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 
 from sealserve.addresses import Address, parse_address
-from sealserve.broker.grant import Grant, ModelGrant, PreviousModel, ReleasedKey
+from sealserve.broker.grant import Grant, ModelGrant, PreviousModel, ReleasedKey, TlsMaterial
 from sealserve.broker.messages import (
     ALPN,
     MAX_ANSWER,
@@ -246,6 +246,7 @@ def _grant(answer: Granted, wanted: Sequence[str]) -> Grant:
         revision=answer.revision or 0,
         refresh_seconds=answer.refresh,
         previous=_previous(answer),
+        tls=TlsMaterial(answer.tls.certificate, Secret(answer.tls.key)) if answer.tls is not None else None,
     )
 
 

@@ -41,6 +41,17 @@ class PreviousModel:
 
 
 @dataclass(frozen=True)
+class TlsMaterial:
+    """A certificate that the owner made for the enclaves.
+
+    :param certificate: a chain in PEM, the enclave's own first. :param private_key: PKCS #8 in PEM.
+    """
+
+    certificate: str
+    private_key: Secret
+
+
+@dataclass(frozen=True)
 class Grant:
     """A whole grant, as an enclave receives it.
 
@@ -49,6 +60,7 @@ class Grant:
     :param revision: grows whenever the owner changes the grant; 0 if the broker does not say.
     :param refresh_seconds: when to ask again; none if the broker does not say.
     :param previous: what it named before, while that may still be opened.
+    :param tls: what to serve TLS with; none if the enclave makes its own certificate.
     """
 
     keys: Mapping[str, ReleasedKey] = field(repr=False)
@@ -58,6 +70,7 @@ class Grant:
     revision: int = 0
     refresh_seconds: int | None = None
     previous: PreviousModel | None = field(default=None, repr=False)
+    tls: TlsMaterial | None = field(default=None, repr=False)
 
     def wipe(self) -> None:
         """Overwrite all keys of it."""
@@ -65,3 +78,5 @@ class Grant:
             key.value.wipe()
         if self.previous is not None:
             self.previous.key.value.wipe()
+        if self.tls is not None:
+            self.tls.private_key.wipe()

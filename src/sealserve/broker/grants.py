@@ -54,6 +54,7 @@ class HeldGrant:
 
     :param revision: grows when the grant is changed. :param refresh_seconds: how often replicas are to ask again.
     :param previous: what the grant named before, and the key that opens it.
+    :param tls: a certificate chain in PEM, and its private key in PEM.
     """
 
     deployment: str
@@ -65,6 +66,12 @@ class HeldGrant:
     arguments: Mapping[str, str]
     refresh_seconds: int
     version_1: Version1Document | None
+    tls: tuple[str, HeldKey] | None = field(default=None, repr=False)
+
+    @property
+    def tls_key(self) -> tuple[str, int] | None:
+        """Name and version of the TLS certificate's private key."""
+        return None if self.tls is None else (self.tls[1].key.name, self.tls[1].key.version)
 
     def version_1_secret(self) -> Secret:
         """The bytes that protocol version 1 sends.
@@ -91,6 +98,7 @@ class LiveGrants:
         self._failure: SealserveError | None = None
         self._mark: tuple[int, str] | None = None
         self._grants: dict[str, HeldGrant] = {}
+        self._state: StoreState
         self.revision = 0
         self._load(store.mark())
 
@@ -104,6 +112,15 @@ class LiveGrants:
                 f"nothing can be granted: {self._failure.message}", hint=self._failure.hint
             ) from self._failure
         return self._grants
+
+    @property
+    def state(self) -> StoreState:
+        """What the store held when it was read last.
+
+        :raises GrantsUnavailableError: the store was changed and cannot be trusted.
+        """
+        self.current()
+        return self._state
 
     async def watch(self) -> None:
         """Follow the store's changes until cancelled."""
@@ -136,7 +153,7 @@ class LiveGrants:
         # A policy that did not change is kept, with what it has cached.
         self._policies = {text: self._policies.get(text) or policy.appraisal() for text, policy in texts.items()}
         self._grants = {deployment: self._hold(state, grant) for deployment, grant in state.grants.items()}
-        self.revision, self._mark = state.revision, mark
+        self.revision, self._mark, self._state = state.revision, mark, state
 
     def _hold(self, state: StoreState, grant: StoredGrant) -> HeldGrant:
         document = grant.document
@@ -154,6 +171,9 @@ class LiveGrants:
             arguments=document.arguments,
             refresh_seconds=document.refresh_seconds,
             version_1=document.version_1,
+            tls=None
+            if document.tls is None
+            else (document.tls.certificate, self._key(state, document.tls.key, document.tls.key_version)),
         )
 
     def _key(self, state: StoreState, name: str, version: int) -> HeldKey:

@@ -81,6 +81,16 @@ class Model(_Message):
     key: Name
 
 
+class Tls(_Message):
+    """What the enclave serves TLS with.
+
+    :param certificate: a chain in PEM, the enclave's own first. :param key: its private key, PKCS #8 in PEM.
+    """
+
+    certificate: Annotated[str, Field(min_length=1, max_length=32 * 1024)]
+    key: Annotated[bytes, Field(min_length=1, max_length=8 * 1024)] = Field(repr=False)
+
+
 class Previous(_Message):
     """What a grant named before."""
 
@@ -93,6 +103,7 @@ class Granted(_Message):
 
     :param revision: grows when the grant is changed. :param refresh: seconds after which to ask again.
     :param previous: what may be opened if the enclave's storage does not hold ``model`` yet.
+    :param tls: a certificate that the owner made for the enclaves; none if they make their own.
     """
 
     type: Literal["granted"] = "granted"
@@ -103,6 +114,7 @@ class Granted(_Message):
     revision: Annotated[int, Field(ge=1, lt=1 << 63)] | None = None
     refresh: Annotated[int, Field(ge=1, le=86_400)] | None = None
     previous: Previous | None = Field(default=None, repr=False)
+    tls: Tls | None = Field(default=None, repr=False)
 
 
 class Refused(_Message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -10,6 +11,7 @@ import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -23,16 +25,22 @@ from sealserve.broker.audit_writer import AuditWriter
 from sealserve.broker.decisions import Decider
 from sealserve.broker.grants import HeldGrant, LiveGrants
 from sealserve.broker.messages import ALPN
+from sealserve.broker.renewal import keep_collateral_fresh
 from sealserve.broker.settings import BrokerSettings
+from sealserve.broker.statistics import Statistics
 from sealserve.broker.store import Store
 from sealserve.broker.strangers import SUMMARY_SECONDS
 from sealserve.errors import ConfigurationError, KeyFileError, SealserveError
+from sealserve.evidence import AppraisalPolicy
 from sealserve.files import read_file, read_secret_file
 from sealserve.logs import event, get_logger
 from sealserve.notify import notify
 from sealserve.ratls.contexts import server_context
 from sealserve.ratls.listener import TlsServer, serve
 from sealserve.ratls.stream import TlsStream
+
+if TYPE_CHECKING:
+    from sealserve.broker.admin.server import AdminServer
 
 _log = get_logger(__name__)
 _GRACE_SECONDS = 5.0
@@ -54,9 +62,11 @@ class Broker:
         self._audit: AuditWriter | None = None
         self._decider: Decider | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self.statistics = Statistics()
         self._store = settings.open_store()
         try:
             self._grants = LiveGrants(self._store)
+            self._admin = self._make_admin()
         except BaseException:
             self._store.close()
             raise
@@ -83,6 +93,11 @@ class Broker:
             raise RuntimeError("the broker was not started")
         return self._server.address
 
+    @property
+    def admin_address(self) -> Address | None:
+        """Where its administration listens, once started; none if it has none."""
+        return None if self._admin is None else self._admin.address
+
     def close(self) -> None:
         """Close the store of a broker that was not started."""
         self._store.close()
@@ -90,28 +105,34 @@ class Broker:
     async def start(self) -> None:
         """Listen, and follow the store's changes.
 
-        :raises AuditTamperedError: the audit chain was changed. :raises AddressInUseError: another process listens
-            there.
+        :raises AuditTamperedError: the audit chain was changed. :raises StoreUnavailableError: the store cannot be
+            written, for example because its disk is full. :raises AddressInUseError: another process listens there.
         """
         limits = self._settings.limits
-        records, head = await asyncio.to_thread(self._store.audit_head)
+        records, head = await asyncio.to_thread(self._look_at_store)
         event(_log, logging.INFO, "store-opened", store=self._store.name, audit_records=records, audit_head=head)
         self._audit = AuditWriter(self._store, broker=f"{socket.gethostname()}:{os.getpid()}")
-        self._decider = Decider(self._grants.current, self._audit)
+        self._decider = Decider(self._grants.current, self._audit, self.statistics)
         try:
             self._server = await serve(
                 self._settings.address,
                 self._context,
                 self._converse,
-                handshake_timeout=limits.handshake_seconds,
-                max_connections=limits.connections,
+                limits=limits.for_listener(),
             )
+            if self._admin is not None:
+                await self._admin.start()
         except BaseException:
+            if self._server is not None:
+                await self._server.close(grace=0)
+            if self._admin is not None:
+                await self._admin.stop()
             self._store.close()
             raise
         self._tasks = [
             asyncio.create_task(self._grants.watch()),
             asyncio.create_task(_summarise(self._decider)),
+            asyncio.create_task(keep_collateral_fresh(self._policies)),
         ]
         event(_log, logging.INFO, "broker-listening", address=str(self.address), deployments=list(self.grants))
 
@@ -119,10 +140,13 @@ class Broker:
         """Finish what runs, within a few seconds, sign the audit chain's end, and close the store."""
         if self._server is not None:
             await self._server.close(grace=_GRACE_SECONDS)
+        if self._admin is not None:
+            await self._admin.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._audit is not None and self._decider is not None:
+            self._decider.close()
             await self._decider.summarise_strangers()
             try:
                 await self._audit.close()
@@ -139,6 +163,8 @@ class Broker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         await self.start()
+        # What was made until now stays: the garbage collector need not look at it again and again.
+        gc.freeze()
         try:
             self._warn()
             notify(READY=1, STATUS=f"listening at {self.address}")
@@ -147,6 +173,13 @@ class Broker:
         finally:
             await self.stop()
             event(_log, logging.INFO, "broker-stopped")
+
+    def _look_at_store(self) -> tuple[int, str]:
+        self._store.probe_audit(durable=True)
+        return self._store.audit_head()
+
+    def _policies(self) -> list[AppraisalPolicy]:
+        return list({id(grant.policy): grant.policy for grant in self.grants.values()}.values())
 
     def _warn(self) -> None:
         speaks_version_1 = any(grant.version_1 is not None for grant in self.grants.values())
@@ -158,6 +191,25 @@ class Broker:
                 hint="Enclaves of Gramine 1.8 fail over TLS 1.3 with a server that sends them: start the broker with "
                 "`sealserve broker run`, and without OPENSSL_CONF.",
             )
+
+    def _make_admin(self) -> AdminServer | None:
+        settings = self._settings.admin
+        if settings is None:
+            return None
+        from sealserve.broker.admin.server import AdminServer  # so that others do not load an HTTP server
+
+        return AdminServer(
+            settings,
+            certificate=settings.certificate or self._settings.certificate,
+            private_key=settings.private_key or self._settings.private_key,
+            store=self._store,
+            grants=self._grants,
+            statistics=self.statistics,
+            connections=self._connections,
+        )
+
+    def _connections(self) -> tuple[int, Mapping[str, int]]:
+        return (self._server.connections, self._server.handshakes) if self._server is not None else (0, {})
 
     async def _converse(self, stream: TlsStream) -> None:
         if self._decider is None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from sealserve.addresses import Address, parse_address
+from sealserve.broker.admin.settings import AdminSettings
 from sealserve.broker.store import MasterKeyPlace, Store
 from sealserve.broker.store.database import is_url
 from sealserve.configuration import RelativePath, Settings, load_yaml
 from sealserve.errors import InputError
+from sealserve.ratls.crowd import ConnectionLimits
 
 
 def _location(text: str, info: ValidationInfo) -> str:
@@ -27,11 +29,20 @@ def _location(text: str, info: ValidationInfo) -> str:
 
 
 class Limits(Settings):
-    """How long and how many, in seconds and connections."""
+    """How long and how many, in seconds and connections.
+
+    :param connections_per_peer: of one IPv4 address, or one IPv6 network of 64 bits. A whole fleet may stand behind
+        one address.
+    """
 
     handshake_seconds: Annotated[float, Field(gt=0, le=300)] = 10
     step_seconds: Annotated[float, Field(gt=0, le=300)] = 10
-    connections: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    connections: Annotated[int, Field(ge=1, le=100_000)] = 3000
+    connections_per_peer: Annotated[int, Field(ge=1, le=100_000)] = 2000
+
+    def for_listener(self) -> ConnectionLimits:
+        """In the form that the listener takes them in."""
+        return ConnectionLimits(self.connections, self.connections_per_peer, self.handshake_seconds)
 
 
 class BrokerSettings(Settings):
@@ -41,6 +52,7 @@ class BrokerSettings(Settings):
     :param private_key: PEM, mode 0600.
     :param store: the path of a SQLite file, or ``postgresql://…``.
     :param master_key: the file with the store's master key; without it see :meth:`MasterKeyPlace.find`.
+    :param admin: administration over HTTPS, on another port; none if not given.
     """
 
     listen: str = "127.0.0.1:4433"
@@ -51,6 +63,7 @@ class BrokerSettings(Settings):
     )
     master_key: RelativePath | None = Field(None, description="the file with the store's master key, mode 0600")
     limits: Limits = Limits()
+    admin: AdminSettings | None = Field(None, description="administration over HTTPS; without it there is none")
 
     @field_validator("listen")
     @classmethod
@@ -60,6 +73,12 @@ class BrokerSettings(Settings):
         except InputError as error:
             raise ValueError(f"{error.message}; {error.hint or ''}") from error
         return text
+
+    @model_validator(mode="after")
+    def _administration_has_its_own_port(self) -> Self:
+        if self.admin is not None and self.admin.address.port == self.address.port != 0:
+            raise ValueError(f"admin.listen has the enclaves' port ({self.address.port}): give it another")
+        return self
 
     @property
     def address(self) -> Address:

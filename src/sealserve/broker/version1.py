@@ -11,6 +11,7 @@ import asyncio
 
 from sealserve.broker.decisions import Decider, Session
 from sealserve.broker.messages import ProtocolError
+from sealserve.broker.refusals import NoClientCertificateError
 from sealserve.ratls.stream import TlsStream
 
 REQUEST = b"SECRET_PROVISION_RA_TLS_REQUEST_V1\0"
@@ -24,11 +25,15 @@ async def converse(stream: TlsStream, decider: Decider, *, step_seconds: float) 
     :raises ProtocolError: the request is another one. :raises TimeoutError: it took longer.
     :raises TlsConnectionError: the connection broke.
     """
+    certificate = stream.peer_certificate
+    if certificate is None:
+        await decider.refuse(stream.peer_address, 1, NoClientCertificateError())
+        return
     async with asyncio.timeout(step_seconds):
         request = await stream.read_exactly(len(REQUEST))
     if request != REQUEST:
         raise ProtocolError("the request is not the one of protocol version 1")
-    secret = await decider.version_1(Session(stream.peer_address, stream.peer_certificate))
+    secret = await decider.version_1(Session(stream.peer_address, certificate))
     if secret is None:
         return
     with secret:

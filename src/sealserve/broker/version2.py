@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import replace
 
 from sealserve.broker.decisions import Decider, Session
 from sealserve.broker.messages import (
@@ -20,6 +19,7 @@ from sealserve.broker.messages import (
     read_frame,
     write_frame,
 )
+from sealserve.broker.refusals import NoClientCertificateError
 from sealserve.ratls.binding import EXPORTER_LABEL, EXPORTER_SIZE, NONCE_SIZE
 from sealserve.ratls.stream import TlsStream
 
@@ -29,30 +29,35 @@ TLS_VERSION = "TLSv1.3"
 async def converse(stream: TlsStream, decider: Decider, *, step_seconds: float) -> None:
     """Serve one enclave.
 
-    :param step_seconds: how long the enclave may take to send its message, and to take each of ours.
+    :param step_seconds: how long the enclave may take to take the nonce and send its message, and to take the answer.
     :raises TimeoutError: it took longer. :raises TlsConnectionError: the connection broke.
     """
-    session = Session(stream.peer_address, stream.peer_certificate)
+    peer = stream.peer_address
+    certificate = stream.peer_certificate
+    if certificate is None:
+        await _send(stream, await decider.refuse(peer, 2, NoClientCertificateError()), step_seconds)
+        return
     if stream.tls_version != TLS_VERSION:
         # Before TLS 1.3 the exporter is unique to a session only with extensions that not every peer has.
         error = ProtocolError(f"protocol version 2 needs {TLS_VERSION}, and the peer speaks {stream.tls_version}")
-        await _send(stream, await decider.malformed(session, 2, error), step_seconds)
+        await _send(stream, await decider.refuse(peer, 2, error), step_seconds)
         return
-    session = replace(
-        session,
+    session = Session(
+        peer,
+        certificate,
         exporter=stream.export_keying_material(EXPORTER_LABEL, EXPORTER_SIZE),
         nonce=secrets.token_bytes(NONCE_SIZE),
     )
-    await _send(stream, Hello(nonce=session.nonce), step_seconds)
     try:
         async with asyncio.timeout(step_seconds):
+            await write_frame(stream, encode(Hello(nonce=session.nonce)))
             frame = await read_frame(stream, MAX_EVIDENCE)
     except ProtocolError as error:
-        await _send(stream, await decider.malformed(session, 2, error), step_seconds)
+        await _send(stream, await decider.refuse(peer, 2, error), step_seconds)
         return
     await _send(stream, await decider.version_2(session, frame), step_seconds)
 
 
-async def _send(stream: TlsStream, message: Hello | Granted | Refused, seconds: float) -> None:
+async def _send(stream: TlsStream, message: Granted | Refused, seconds: float) -> None:
     async with asyncio.timeout(seconds):
         await write_frame(stream, encode(message))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from sealserve.cli.broker_admin import admin
 from sealserve.cli.broker_audit import audit
 from sealserve.cli.broker_grant import grant
 from sealserve.cli.broker_key import key, seal
@@ -20,7 +21,7 @@ def broker() -> None:
     """The key broker: releases keys to attested enclaves."""
 
 
-for command in (store, key, seal, policy, grant, audit):
+for command in (store, key, seal, policy, grant, audit, admin):
     broker.add_command(command)
 
 

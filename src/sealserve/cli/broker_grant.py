@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sealserve.cli.broker_options import JSON, SETTINGS, administration, show
+from sealserve.cli.broker_options import JSON, Target, administration, show, target
 
 if TYPE_CHECKING:
     from sealserve.broker.store.documents import StoredGrant
@@ -20,14 +20,14 @@ def grant() -> None:
 
 @grant.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@SETTINGS
+@target
 @JSON
-def put(file: Path, path: Path, as_json: bool) -> None:
+def put(file: Path, target: Target, as_json: bool) -> None:
     """Write the grant in FILE (YAML), which replaces the one of its deployment."""
     from sealserve.broker.store import GrantDocument
 
     document = GrantDocument.load(file)
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         _show(administrator.put_grant(document), as_json=as_json)
 
 
@@ -37,7 +37,7 @@ def put(file: Path, path: Path, as_json: bool) -> None:
 @click.option("--key-version", type=click.IntRange(min=1), help="The version of its key; as before if not given.")
 @click.option("--model-version", type=click.IntRange(min=1), help="The model's version; as before if not given.")
 @click.option("--without-previous", is_flag=True, help="What was served before must not be served any more.")
-@SETTINGS
+@target
 @JSON
 def switch(
     deployment: str,
@@ -46,7 +46,7 @@ def switch(
     key_version: int | None,
     model_version: int | None,
     without_previous: bool,
-    path: Path,
+    target: Target,
     as_json: bool,
 ) -> None:
     """Move DEPLOYMENT to another sealed model, another version of its key, or both, at one moment.
@@ -60,7 +60,7 @@ def switch(
         raw = b""
     if len(raw) != 32:
         raise click.BadParameter("a model digest has 64 hexadecimal digits", param_hint="--digest")
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         stored = administrator.switch_grant(
             deployment,
             digest=raw,
@@ -73,21 +73,21 @@ def switch(
 
 @grant.command("show")
 @click.argument("deployment")
-@SETTINGS
+@target
 @JSON
-def show_(deployment: str, path: Path, as_json: bool) -> None:
+def show_(deployment: str, target: Target, as_json: bool) -> None:
     """Print the grant of DEPLOYMENT, as `put` reads it."""
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         stored = administrator.grant(deployment)
     show(stored.as_dict(), stored.document.to_yaml().rstrip(), as_json=as_json)
 
 
 @grant.command("list")
-@SETTINGS
+@target
 @JSON
-def list_(path: Path, as_json: bool) -> None:
+def list_(target: Target, as_json: bool) -> None:
     """All grants."""
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         grants = administrator.grants()
     text = "\n".join(_line(stored) for stored in grants) or "there are no grants"
     show([stored.as_dict() for stored in grants], text, as_json=as_json)
@@ -95,11 +95,11 @@ def list_(path: Path, as_json: bool) -> None:
 
 @grant.command()
 @click.argument("deployment")
-@SETTINGS
+@target
 @JSON
-def delete(deployment: str, path: Path, as_json: bool) -> None:
+def delete(deployment: str, target: Target, as_json: bool) -> None:
     """Remove the grant of DEPLOYMENT: its enclaves are refused from now on."""
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         administrator.delete_grant(deployment)
     show({"deleted": deployment}, f"the grant of {deployment} is deleted", as_json=as_json)
 

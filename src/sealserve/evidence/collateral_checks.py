@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from sealserve.evidence.certificates import CERTIFICATE_ERRORS, display_name
 from sealserve.evidence.collateral import Collateral
-from sealserve.evidence.errors import SignatureInvalidError
+from sealserve.evidence.errors import CollateralSignatureInvalidError
 
 
 def check_signatures(collateral: Collateral) -> None:
@@ -25,14 +25,14 @@ def check_signatures(collateral: Collateral) -> None:
 
     That the chains end in a trusted root is checked elsewhere.
 
-    :raises SignatureInvalidError: one is not.
+    :raises CollateralSignatureInvalidError: one is not.
     """
     for chain in (collateral.tcb_chain, collateral.qe_chain, collateral.pck_crl_chain):
         for certificate, issuer in pairwise(chain):
             try:
                 certificate.verify_directly_issued_by(issuer)
             except (*CERTIFICATE_ERRORS, InvalidSignature) as error:
-                raise SignatureInvalidError(
+                raise CollateralSignatureInvalidError(
                     f"{display_name(issuer.subject)} did not sign the certificate {display_name(certificate.subject)}"
                 ) from error
     _check_list(collateral.root_crl, collateral.tcb_chain[-1], "root CA")
@@ -47,7 +47,7 @@ def check_signatures(collateral: Collateral) -> None:
         try:
             _key(chain[0]).verify(signature, fields[name].encode(), ec.ECDSA(hashes.SHA256()))
         except (InvalidSignature, *CERTIFICATE_ERRORS) as error:
-            raise SignatureInvalidError(f"the signature of the {what} is not valid") from error
+            raise CollateralSignatureInvalidError(f"the signature of the {what} is not valid") from error
 
 
 def older_parts(new: Collateral, old: Collateral) -> list[str]:
@@ -81,7 +81,7 @@ def _check_list(crl: x509.CertificateRevocationList, issuer: x509.Certificate, w
     except CERTIFICATE_ERRORS:
         valid = False
     if not valid:
-        raise SignatureInvalidError(f"the signature of the revocation list of the {what} is not valid")
+        raise CollateralSignatureInvalidError(f"the signature of the revocation list of the {what} is not valid")
 
 
 def _key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:

@@ -14,6 +14,7 @@ from sealserve.evidence.errors import (
     CollateralMalformedError,
     CollateralMismatchError,
     CollateralNotYetValidError,
+    CollateralSignatureInvalidError,
     DebugEnclaveError,
     QuoteMalformedError,
     QuoteUnsupportedError,
@@ -55,8 +56,16 @@ _CAUSES: tuple[tuple[type[EvidenceError], str, str], ...] = (
         "the PCK key did not sign the quoting enclave's report",
         "^Signature is invalid for qe_report",
     ),
-    (SignatureInvalidError, "the signature of the TCB info is not valid", "^Signature is invalid for tcb_info"),
-    (SignatureInvalidError, "the signature of the QE identity is not valid", "^Signature is invalid for qe_identity"),
+    (
+        CollateralSignatureInvalidError,
+        "the signature of the TCB info is not valid",
+        "^Signature is invalid for tcb_info",
+    ),
+    (
+        CollateralSignatureInvalidError,
+        "the signature of the QE identity is not valid",
+        "^Signature is invalid for qe_identity",
+    ),
     (DebugEnclaveError, "the enclave runs in debug mode: the host can read its memory", "^Debug mode is enabled"),
     (
         UnsafeAttributesError,

@@ -14,22 +14,33 @@ from sealserve.errors import EvidenceError, MachineError, PolicyRefusedError, Un
 __all__ = [
     "AttestationError",
     "AttestationUnavailableError",
+    "CertificateExpiredError",
+    "CertificateNotYetValidError",
     "CollateralError",
     "CollateralExpiredError",
     "CollateralMalformedError",
     "CollateralMismatchError",
     "CollateralNotYetValidError",
+    "CollateralRevokedError",
     "CollateralRollbackError",
     "CollateralServiceError",
+    "CollateralSignatureInvalidError",
+    "CollateralUntrustedError",
+    "CollateralUnusableError",
     "DebugEnclaveError",
     "EvidenceBindingError",
     "EvidenceRefusedError",
+    "MachineRefusedError",
+    "MeasurementRefusedError",
+    "PlatformRefusedError",
     "QuoteMalformedError",
     "QuoteUnsupportedError",
     "QuotingEnclaveRefusedError",
     "RevokedError",
+    "SecurityVersionRefusedError",
     "SignatureInvalidError",
     "SimulatedEvidenceRefusedError",
+    "TcbRefusedError",
     "TcbRevokedError",
     "UnsafeAttributesError",
     "UntrustedRootError",
@@ -80,8 +91,19 @@ class UnverifiableEvidenceError(EvidenceError):
     """The verifier refused for a cause that is not known here. Treated like any other refusal."""
 
 
+class CertificateExpiredError(EvidenceError):
+    """A certificate that came with the quote is past its validity."""
+
+
+class CertificateNotYetValidError(EvidenceError):
+    """A certificate that came with the quote is not valid yet."""
+
+
 class CollateralError(EvidenceError):
-    """Base of errors of the collateral: the endorsements that a quote is judged with."""
+    """Base of errors of the collateral: the endorsements that a quote is judged with.
+
+    Except for :class:`CollateralMismatchError` they say nothing about the evidence: whoever judges has trouble.
+    """
 
 
 class CollateralMalformedError(CollateralError):
@@ -89,15 +111,31 @@ class CollateralMalformedError(CollateralError):
 
 
 class CollateralExpiredError(CollateralError):
-    """A part of the collateral, or a certificate, is past its validity."""
+    """A part of the collateral is past its validity."""
 
 
 class CollateralNotYetValidError(CollateralError):
-    """A part of the collateral, or a certificate, is not valid yet."""
+    """A part of the collateral is not valid yet."""
+
+
+class CollateralUntrustedError(CollateralError):
+    """A certificate chain of the collateral does not lead to the root that is trusted here."""
+
+
+class CollateralSignatureInvalidError(CollateralError):
+    """A part of the collateral is not signed by the one that it must be signed by."""
+
+
+class CollateralRevokedError(CollateralError):
+    """A certificate that signed a part of the collateral was revoked."""
+
+
+class CollateralUnusableError(CollateralError):
+    """A service gives collateral that cannot be used."""
 
 
 class CollateralMismatchError(CollateralError):
-    """The collateral is for another kind of platform or TEE than the quote's."""
+    """The quote is of a platform, or of a TEE, that the collateral is not for."""
 
 
 class CollateralRollbackError(CollateralError):
@@ -124,6 +162,43 @@ class EvidenceRefusedError(PolicyRefusedError):
 
 class SimulatedEvidenceRefusedError(EvidenceRefusedError):
     """The evidence comes from a simulated platform, which protects nothing, and the policy does not accept those."""
+
+
+class PlatformRefusedError(EvidenceRefusedError):
+    """The evidence is of another kind of TEE than the policy is for."""
+
+
+class MeasurementRefusedError(EvidenceRefusedError):
+    """The enclave or trust domain is none of those that the policy names."""
+
+
+class SecurityVersionRefusedError(MeasurementRefusedError):
+    """The enclave is one that the policy names, in a version that is too old."""
+
+
+class TcbRefusedError(EvidenceRefusedError):
+    """The platform's TCB status, an advisory that affects it, or the age of its endorsements is not accepted."""
+
+
+class MachineRefusedError(EvidenceRefusedError):
+    """The machine is none of those that the policy names."""
+
+
+_GRAVEST_FIRST = (
+    SimulatedEvidenceRefusedError,
+    PlatformRefusedError,
+    MeasurementRefusedError,
+    SecurityVersionRefusedError,
+    TcbRefusedError,
+    MachineRefusedError,
+)
+
+
+def join_refusals(refusals: Sequence[EvidenceRefusedError], *, hint: str | None = None) -> EvidenceRefusedError:
+    """One refusal with the reasons of all, of the gravest one's type."""
+    kinds = {type(refusal) for refusal in refusals}
+    kind = next((kind for kind in _GRAVEST_FIRST if kind in kinds), EvidenceRefusedError)
+    return kind([reason for refusal in refusals for reason in refusal.reasons], hint=hint)
 
 
 # --- nothing to judge with ---------------------------------------------------------------------------------------

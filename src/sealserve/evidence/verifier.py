@@ -123,7 +123,8 @@ class Verifier:
     def _check_dates(parsed: Quote, prepared: _Prepared, now: datetime) -> Validity:
         """Check all dates; the validity that ends first."""
         validities = (*prepared.validities, *parsed.chain.validities)
-        chain_checks.check_dates(validities, now)
+        chain_checks.check_chain_dates(parsed.chain, now)
+        chain_checks.check_dates(prepared.validities, now)
         return min(validities, key=lambda validity: validity.not_after)
 
     def _judge(self, quote: bytes, parsed: Quote, prepared: _Prepared, now: datetime) -> dict[str, Any]:

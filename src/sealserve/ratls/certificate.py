@@ -14,21 +14,22 @@ certificate does not appraise its quote: the caller does, with the report data t
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import cbor2
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sealserve.errors import EvidenceError
+from sealserve.evidence.certificates import CERTIFICATE_ERRORS
+from sealserve.evidence.quote import SGX_REPORT_SIZE, TDX_REPORT_SIZE
 from sealserve.ratls import cbor
 
 LEGACY_QUOTE = x509.ObjectIdentifier("0.6.9.42.840.113741.1337.6")
@@ -42,9 +43,11 @@ MAX_QUOTE_SIZE = 16 * 1024
 _HASHES: dict[int, Callable[[bytes], Any]] = {1: hashlib.sha256, 7: hashlib.sha384, 8: hashlib.sha512}
 _PUBKEY_HASH = "pubkey-hash"
 
-# An SGX quote (version 3): a header of 48 bytes, then the report body, whose last 64 bytes are the report data.
-_SGX_BODY = slice(48, 368)
-_SGX_REPORT_DATA = slice(368, 432)
+# A quote is a header of 48 bytes, then the report body, whose last 64 bytes are the report data. By version and TEE
+# type, the first and the third field of the header.
+_HEADER = struct.Struct("<HHI")
+_BODIES = {(3, 0): slice(48, 48 + SGX_REPORT_SIZE), (4, 0x81): slice(48, 48 + TDX_REPORT_SIZE)}
+_REPORT_DATA_SIZE = 64
 
 _PEM = re.compile(
     rb"-----BEGIN (TRUSTED )?CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+)-----END (?:TRUSTED )?CERTIFICATE-----"
@@ -84,7 +87,7 @@ def parse_certificate(data: bytes) -> x509.Certificate:
     """
     try:
         return x509.load_der_x509_certificate(_to_der(data))
-    except (ValueError, TypeError, binascii.Error) as error:
+    except CERTIFICATE_ERRORS as error:
         raise CertificateEvidenceError(
             "this is no X.509 certificate", hint="Give one certificate, as PEM or DER."
         ) from error
@@ -163,7 +166,7 @@ def _spki(public: Any) -> bytes:
 def _public_key(certificate: x509.Certificate) -> Any:
     try:
         return certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except CERTIFICATE_ERRORS as error:
         raise CertificateEvidenceError("the certificate's public key is not usable") from error
 
 
@@ -171,7 +174,7 @@ def _extensions(certificate: x509.Certificate) -> tuple[bytes | None, bytes | No
     """The contents of the DICE and of the older extension."""
     try:
         found = {extension.oid: extension.value for extension in certificate.extensions}
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+    except CERTIFICATE_ERRORS as error:
         raise CertificateEvidenceError("the certificate's extensions are malformed") from error
     values = [found.get(oid) for oid in (DICE_EVIDENCE, LEGACY_QUOTE)]
     dice, legacy = (value.value if isinstance(value, x509.UnrecognizedExtension) else None for value in values)
@@ -192,7 +195,7 @@ def _legacy_report_data_of(public: Any, quote: bytes) -> bytes:
     """
     if isinstance(public, rsa.RSAPublicKey):
         pkcs1 = hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.PKCS1)).digest() + bytes(32)
-        if hmac.compare_digest(quote[_SGX_REPORT_DATA], pkcs1):
+        if hmac.compare_digest(_body(quote)[1], pkcs1):
             return pkcs1
     return legacy_report_data(public)
 
@@ -231,7 +234,18 @@ def _check_agreement(dice: bytes, legacy: bytes, public: Any) -> None:
 
     Whoever verifies the older quote, as enclaves of before Gramine 1.8 do, must not see another enclave than we do.
     """
-    if not hmac.compare_digest(legacy[_SGX_REPORT_DATA], legacy_report_data(public)):
+    older, newer = _body(legacy), _body(dice)
+    if not hmac.compare_digest(older[1], legacy_report_data(public)):
         raise EvidenceDisagreementError("the certificate's older quote is for another key than the certificate's")
-    if not hmac.compare_digest(dice[_SGX_BODY], legacy[_SGX_BODY]):
+    if not hmac.compare_digest(newer[0], older[0]):
         raise EvidenceDisagreementError("the certificate's two quotes are of different enclaves")
+
+
+def _body(quote: bytes) -> tuple[bytes, bytes]:
+    """The report body without the report data, and the report data; of an SGX or a TDX quote that is not judged yet.
+
+    What is no such quote, or is too short, gives the bytes that are there; whoever appraises it refuses it.
+    """
+    version, _, tee_type = _HEADER.unpack(quote[: _HEADER.size].ljust(_HEADER.size, b"\0"))
+    body = quote[_BODIES.get((version, tee_type), _BODIES[3, 0])]
+    return body[:-_REPORT_DATA_SIZE], body[-_REPORT_DATA_SIZE:]

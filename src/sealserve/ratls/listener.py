@@ -1,23 +1,30 @@
-"""A TLS server over asyncio: one task for each connection, a time limit on the handshake, a limit on connections."""
+"""A TLS server over asyncio: one task for each connection, a time limit on the handshake, limits on connections."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from OpenSSL import SSL
 
 from sealserve.addresses import Address
 from sealserve.errors import MachineError, SealserveError
 from sealserve.logs import event, get_logger
-from sealserve.ratls.stream import SOCKET_BUFFER, TlsStream
+from sealserve.ratls.crowd import ConnectionLimits, Crowd, Member
+from sealserve.ratls.stream import TlsStream
+from sealserve.ratls.tcp import TcpConnection
+from sealserve.ratls.turns import Turns
 
 Handler = Callable[[TlsStream], Awaitable[None]]
 
 _log = get_logger(__name__)
 _BACKLOG = 1024
+_LOOK_AGAIN = 0.1
+_SECONDS_EACH = 10.0  # between two lines of the log about connections that had no room
 
 
 class AddressInUseError(MachineError):
@@ -28,23 +35,23 @@ class TlsServer:
     """A listening server; made by :func:`serve`.
 
     :ivar address: where it listens, with the port that the system chose if port 0 was asked for.
+    :ivar handshakes: how many were ``completed``, ``failed`` or ``timed-out``; connections that were ``dropped`` had
+        none, and those that were ``evicted`` had to make room for others, in the handshake or after it.
     """
 
-    def __init__(
-        self, context: SSL.Context, handler: Handler, *, handshake_timeout: float, max_connections: int
-    ) -> None:
+    def __init__(self, context: SSL.Context, handler: Handler, limits: ConnectionLimits) -> None:
         self._context = context
         self._handler = handler
-        self._handshake_timeout = handshake_timeout
-        self._max_connections = max_connections
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._crowd = Crowd(limits)
         self._server: asyncio.Server | None = None
+        self._told = -_SECONDS_EACH
         self.address = Address("", 0)
+        self.handshakes: Counter[str] = Counter()
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return len(self._tasks)
+        return len(self._crowd)
 
     async def start(self, address: Address) -> None:
         """Listen.
@@ -52,11 +59,13 @@ class TlsServer:
         :raises AddressInUseError: somebody else does. :raises MachineError: the address cannot be used.
         """
         try:
-            self._server = await asyncio.start_server(
-                self._accept, address.host, address.port, limit=SOCKET_BUFFER, backlog=_BACKLOG
+            loop = asyncio.get_running_loop()
+            turns = Turns(loop)
+            self._server = await loop.create_server(
+                lambda: TcpConnection(self._accept, turns), address.host, address.port, backlog=_BACKLOG
             )
         except OSError as error:
-            raise _explain(error, address) from error
+            raise explain_listening(error, address) from error
         host, port = self._server.sockets[0].getsockname()[:2]
         self.address = Address(host, port)
 
@@ -64,30 +73,61 @@ class TlsServer:
         """Stop accepting, let running connections finish for ``grace`` seconds, cut the rest."""
         if self._server is not None:
             self._server.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace)
-        for task in list(self._tasks):
+        tasks = [member.task for member in self._crowd.members if member.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= self._max_connections:
-            event(_log, logging.WARNING, "connection-dropped", reason="too many connections", open=len(self._tasks))
-            writer.transport.abort()
+    def _accept(self, tcp: TcpConnection) -> None:
+        member, leaving = self._crowd.enter(tcp)
+        if leaving is not None and leaving.task is not None:
+            leaving.task.cancel()
+            self._no_room("evicted", leaving.tcp)
+        if member is None:
+            self._no_room("dropped", tcp)
+            tcp.abort()
             return
         connection = SSL.Connection(self._context, None)
         connection.set_accept_state()
-        task = asyncio.get_running_loop().create_task(self._serve(TlsStream(reader, writer, connection)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        serving = self._serve(TlsStream(tcp, connection), member, self._crowd.handshake_seconds)
+        member.task = asyncio.get_running_loop().create_task(serving)
+        member.task.add_done_callback(lambda _: self._left(member))
 
-    async def _serve(self, stream: TlsStream) -> None:
+    def _left(self, member: Member) -> None:
+        self._crowd.leave(member)
+        member.tcp.abort()  # closed already, unless the task was cancelled before it began
+
+    def _no_room(self, what: str, tcp: TcpConnection) -> None:
+        """Count, and tell from time to time: strangers must not be able to fill the log."""
+        self.handshakes[what] += 1
+        if time.monotonic() >= self._told + _SECONDS_EACH:
+            self._told = time.monotonic()
+            event(
+                _log,
+                logging.WARNING,
+                f"connection-{what}",
+                reason="too many connections",
+                peer=tcp.peer[0] if tcp.peer else "?",
+                open=len(self._crowd),
+                evicted=self.handshakes["evicted"],
+                dropped=self.handshakes["dropped"],
+            )
+
+    async def _serve(self, stream: TlsStream, member: Member, handshake_seconds: float) -> None:
         peer = stream.peer_address
         try:
             try:
-                async with asyncio.timeout(self._handshake_timeout):
-                    await stream.handshake()
+                async with _patience_with(member.tcp, handshake_seconds):
+                    await stream.handshake(server=True)
+                self.handshakes["completed"] += 1
+                member.shaken = True
+            except SealserveError:
+                self.handshakes["failed"] += 1
+                raise
             except TimeoutError:
+                self.handshakes["timed-out"] += 1
                 event(_log, logging.INFO, "handshake-timed-out", peer=peer)
                 stream.abort()
                 return
@@ -105,26 +145,45 @@ class TlsServer:
             raise
 
 
+@contextlib.asynccontextmanager
+async def _patience_with(tcp: TcpConnection, seconds: float) -> AsyncIterator[None]:
+    """A time limit for the peer alone: while it waits for us, it is extended.
+
+    :raises TimeoutError: the peer did not do its part in time.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer
+            if tcp.waits:
+                limit.reschedule(loop.time())
+            else:
+                timer = loop.call_later(_LOOK_AGAIN, look)
+
+        timer = loop.call_later(seconds, look)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
 async def serve(
-    address: Address,
-    context: SSL.Context,
-    handler: Handler,
-    *,
-    handshake_timeout: float = 10.0,
-    max_connections: int = 2000,
+    address: Address, context: SSL.Context, handler: Handler, *, limits: ConnectionLimits | None = None
 ) -> TlsServer:
     """Serve TLS connections until :meth:`TlsServer.close`.
 
     :param handler: called after the handshake with the stream, which is closed when it returns.
-    :param handshake_timeout: seconds. :param max_connections: more are dropped at once.
     :raises MachineError: see :meth:`TlsServer.start`.
     """
-    server = TlsServer(context, handler, handshake_timeout=handshake_timeout, max_connections=max_connections)
+    server = TlsServer(context, handler, limits or ConnectionLimits())
     await server.start(address)
     return server
 
 
-def _explain(error: OSError, address: Address) -> MachineError:
+def explain_listening(error: OSError, address: Address) -> MachineError:
+    """Why nobody can listen at an address."""
     # asyncio wraps the error of bind(2) in one of its own text, with the same number.
     text = f"cannot listen at {address}: {error.strerror or error}"
     if error.errno == 98 or "address already in use" in str(error).lower():

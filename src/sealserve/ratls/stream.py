@@ -1,6 +1,6 @@
 """TLS over asyncio, with pyOpenSSL and memory buffers.
 
-One :class:`TlsStream` is one connection. Everything it holds is bounded: bytes are read from the socket only when
+One :class:`TlsStream` is one connection. Everything it holds is bounded: ciphertext waits only up to a limit until
 somebody wants plaintext, and a write returns when the socket took what was written, up to asyncio's own small buffer.
 OpenSSL never touches the socket, so a peer that is slow or silent costs memory and nothing else.
 """
@@ -15,11 +15,12 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from sealserve.errors import UnavailableError
+from sealserve.ratls.tcp import TcpConnection
 
 if TYPE_CHECKING:
     from sealserve.ratls.contexts import ClientContext
 
-SOCKET_BUFFER = 64 * 1024
+_BUFFER = 64 * 1024
 _CHUNK = 16 * 1024  # the most that one TLS record carries
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 256 * 1024
@@ -45,9 +46,8 @@ class EndOfStreamError(TlsConnectionError):
 class TlsStream:
     """One TLS connection. Use it from one event loop; one task may read while another writes."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: SSL.Connection) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, tcp: TcpConnection, connection: SSL.Connection) -> None:
+        self._tcp = tcp
         self._connection = connection
         self._peer_ended = False
         self._broken = False
@@ -56,10 +56,10 @@ class TlsStream:
     @property
     def peer_address(self) -> str:
         """``host:port`` of the peer, for logs."""
-        name = self._writer.get_extra_info("peername")
-        if not isinstance(name, tuple):
+        if self._tcp.peer is None:
             return "?"
-        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+        host, port = self._tcp.peer
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def peer_certificate(self) -> x509.Certificate | None:
@@ -100,11 +100,13 @@ class TlsStream:
         except SSL.Error as error:
             raise TlsConnectionError("this TLS session exports no keying material") from error
 
-    async def handshake(self) -> None:
+    async def handshake(self, *, server: bool = False) -> None:
         """Shake hands. Callers set the timeout.
 
-        :raises TlsConnectionError: it failed.
+        :param server: the peer speaks first. :raises TlsConnectionError: it failed.
         """
+        if server and not await self._fill():
+            raise TlsConnectionError("the peer closed the connection before the TLS handshake")
         while True:
             try:
                 self._connection.do_handshake()
@@ -194,8 +196,7 @@ class TlsStream:
                     self._connection.shutdown()
                 async with asyncio.timeout(_LINGER_SECONDS):
                     await self._flush()
-                    if self._writer.can_write_eof():
-                        self._writer.write_eof()
+                    self._tcp.end()
                     await self._drop_rest()
         except (TimeoutError, TlsConnectionError, OSError):
             pass
@@ -205,36 +206,37 @@ class TlsStream:
     def abort(self) -> None:
         """Cut the connection at once."""
         self._closed = True
-        self._writer.transport.abort()
+        self._tcp.abort()
 
     async def _drop_rest(self) -> None:
         budget = _LINGER_BYTES
         while budget > 0:
-            data = await self._reader.read(_CHUNK)
+            data = await self._tcp.read()
             if not data:
                 return
             budget -= len(data)
 
     async def _close_socket(self) -> None:
-        self._writer.close()
+        if self._tcp.close():
+            return
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
-                await self._writer.wait_closed()
-        except (TimeoutError, OSError):
-            self._writer.transport.abort()
+                await self._tcp.closed()
+        except TimeoutError:
+            self._tcp.abort()
 
     async def _flush(self) -> None:
         """Hand what OpenSSL wants to send to the socket."""
-        while True:
-            try:
-                data = self._connection.bio_read(SOCKET_BUFFER)
-            except SSL.WantReadError:
-                break
-            except SSL.Error as error:
-                raise self._wrapped("the TLS connection broke", error) from error
-            self._writer.write(data)
+        size = _BUFFER
         try:
-            await self._writer.drain()
+            while size == _BUFFER:
+                data = self._connection.bio_read(_BUFFER)
+                size = len(data)
+                await self._tcp.write(data)
+        except SSL.WantReadError:
+            return
+        except SSL.Error as error:
+            raise self._wrapped("the TLS connection broke", error) from error
         except OSError as error:
             self._broken = True
             raise TlsConnectionError("the peer reset the connection") from error
@@ -242,7 +244,7 @@ class TlsStream:
     async def _fill(self) -> bool:
         """Hand what the socket has to OpenSSL; false at the end."""
         try:
-            data = await self._reader.read(SOCKET_BUFFER)
+            data = await self._tcp.read()
         except OSError as error:
             self._broken = True
             raise TlsConnectionError("the peer reset the connection") from error
@@ -251,7 +253,7 @@ class TlsStream:
             return False
         view = memoryview(data)
         while view:
-            view = view[self._connection.bio_write(bytes(view)) :]
+            view = view[self._connection.bio_write(view) :]
         return True
 
     async def _last_words(self) -> None:
@@ -293,10 +295,11 @@ async def connect(
     try:
         async with asyncio.timeout(timeout):
             try:
-                reader, writer = await asyncio.open_connection(host, port, limit=SOCKET_BUFFER)
+                loop = asyncio.get_running_loop()
+                _, tcp = await loop.create_connection(TcpConnection, host, port)
             except OSError as error:
                 raise TlsConnectionError(f"cannot connect to {host}:{port}: {error.strerror or error}") from error
-            stream = TlsStream(reader, writer, _client_connection(context.settings, name))
+            stream = TlsStream(tcp, _client_connection(context.settings, name))
             try:
                 await stream.handshake()
                 context.trust.judge(stream.peer_chain, name)

@@ -10,6 +10,7 @@ from sealserve.broker.store import schema
 from sealserve.broker.store.documents import GrantDocument, KeyVersion, StoredGrant, StoredPolicy
 from sealserve.broker.store.master_key import StoreCipher
 from sealserve.broker.store.state import StoreState
+from sealserve.broker.store.tokens import StoredToken
 from sealserve.secret import Secret
 
 
@@ -83,6 +84,22 @@ class Change:
             )
         )
         return StoredGrant(document, self.revision)
+
+    def put_token(self, token: StoredToken) -> StoredToken:
+        """Write a token's description."""
+        self._delete(schema.tokens, id=token.id)
+        self._connection.execute(
+            schema.tokens.insert().values(
+                id=token.id,
+                name=token.name,
+                role=token.role,
+                digest=token.digest,
+                created=token.created.isoformat(),
+                expires=token.expires.isoformat(),
+                revoked=token.revoked and token.revoked.isoformat(),
+            )
+        )
+        return token
 
     def delete_policy(self, name: str) -> None:
         """Remove a policy."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from sealserve.errors import ConfigurationError
 from sealserve.files import PRIVATE, explain_os_error, sync_directory
 
 BUSY_SECONDS = 10
+_SMALLEST_FREE = 64 * 1024
 _WRITING = "sealserve_writing"
 _POSTGRESQL = ("postgresql://", "postgres://")
 
@@ -102,11 +103,10 @@ def _explain(error: SQLAlchemyError, action: str, name: str) -> StoreUnavailable
         return StoreTamperedError(
             f"the store {name} is damaged or was changed: {why}", hint="Restore the database from a backup."
         )
-    if "disk is full" in why or ("disk I/O error" in why and _is_full(name)):
-        # SQLite says either, depending on which of its files there was no room for.
+    if _no_space(why, name):
         return StoreUnavailableError(
-            f"cannot {action} the store {name}: No space left on device",
-            hint="Free some disk space, then run the command again.",
+            f"cannot {action} the store {name}: {os.strerror(errno.ENOSPC)}",
+            hint="Make room on its disk. Nothing is lost, and nothing is released meanwhile.",
         )
     return StoreUnavailableError(
         f"cannot {action} the store {name}: {why}",
@@ -114,11 +114,17 @@ def _explain(error: SQLAlchemyError, action: str, name: str) -> StoreUnavailable
     )
 
 
-def _is_full(path: str) -> bool:
-    """Whether the file system of a SQLite file has less room than a transaction takes."""
-    with contextlib.suppress(OSError):
-        return shutil.disk_usage(Path(path).parent).free < 1 << 20
-    return False
+def _no_space(why: str, name: str) -> bool:
+    """Whether the disk is full. SQLite says so only where it writes the database itself."""
+    if "disk is full" in why or os.strerror(errno.ENOSPC) in why:
+        return True
+    if is_url(name) or not ("disk I/O error" in why or "unable to open" in why):
+        return False
+    try:
+        free = os.statvfs(Path(name).parent)
+    except OSError:
+        return False
+    return free.f_bavail * free.f_frsize < _SMALLEST_FREE
 
 
 # --- SQLite ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -69,6 +70,14 @@ class KeyVersion:
     def releasable(self, moment: datetime | None = None) -> bool:
         """Whether enclaves may get it."""
         return self.state(moment) in {"active", "retiring"}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """What :meth:`as_dict` told, without the value."""
+        created, retires, destroyed = (
+            value[name] and datetime.fromisoformat(value[name]) for name in ("created", "retires", "destroyed")
+        )
+        return cls(value["name"], value["version"], created, retires, destroyed)
 
     def as_dict(self) -> dict[str, Any]:
         """For people and scripts: everything but the value."""
@@ -192,6 +201,25 @@ class Version1Document(Settings):
     encoding: Literal["raw", "hex"] = "raw"
 
 
+class TlsDocument(Settings):
+    """A certificate that the owner made for the enclaves of the grant.
+
+    :param certificate: a chain in PEM, the enclaves' own first. :param key: the name of its private key in the store.
+    """
+
+    certificate: Annotated[str, Field(min_length=1, max_length=32 * 1024)]
+    key: Name
+    key_version: KeyNumber
+
+    @field_validator("certificate")
+    @classmethod
+    def _is_a_chain(cls, text: str) -> str:
+        try:
+            return "".join(_pem(found) for found in x509.load_pem_x509_certificates(text.encode()))
+        except ValueError:
+            raise ValueError("must be certificates in PEM, the enclaves' own first") from None
+
+
 class GrantDocument(Settings):
     """Which enclaves get what.
 
@@ -210,6 +238,7 @@ class GrantDocument(Settings):
     arguments: dict[str, str] = Field(default_factory=dict, description="what the enclave is to run with")
     refresh_seconds: Annotated[int, Field(ge=1, le=86_400)] = 300
     version_1: Version1Document | None = None
+    tls: TlsDocument | None = None
 
     @model_validator(mode="after")
     def _named_keys_exist(self) -> Self:
@@ -237,7 +266,8 @@ class GrantDocument(Settings):
     @property
     def key_versions(self) -> set[tuple[str, int]]:
         """The key versions that it names now."""
-        return set(self.keys.items())
+        tls = set() if self.tls is None else {(self.tls.key, self.tls.key_version)}
+        return set(self.keys.items()) | tls
 
     def as_dict(self) -> dict[str, Any]:
         """What :meth:`load` reads, without settings that have their defaults."""

@@ -41,7 +41,7 @@ store = Table(
     Column("revision", BigInteger, nullable=False),
     Column("state_mac", Text, nullable=False),
 )
-"""One row. ``revision`` counts changes; ``state_mac`` authenticates all of the three tables that follow."""
+"""One row. ``revision`` counts changes; ``state_mac`` authenticates all of the four tables that follow."""
 
 keys = Table(
     "keys",
@@ -72,6 +72,19 @@ grants = Table(
     Column("text", Text, nullable=False),
     Column("revision", BigInteger, nullable=False),
 )
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("created", Text, nullable=False),
+    Column("expires", Text, nullable=False),
+    Column("revoked", Text),
+)
+"""Who may administer over HTTPS: ``digest`` is the SHA-256 of a token's secret part. Authenticated like those above."""
 
 audit = Table(
     "audit",
@@ -114,8 +127,12 @@ def _first(connection: Connection) -> None:
         )
 
 
+def _tokens(connection: Connection) -> None:
+    tokens.create(connection, checkfirst=True)
+
+
 Migration = Callable[[Connection], None]
-MIGRATIONS: Sequence[Migration] = (_first,)
+MIGRATIONS: Sequence[Migration] = (_first, _tokens)
 """What makes version n of version n - 1. Only ever added to."""
 
 

@@ -21,6 +21,7 @@ from sealserve.broker.store import schema
 from sealserve.broker.store.documents import GrantDocument, KeyVersion, StoredGrant, StoredPolicy
 from sealserve.broker.store.errors import StoreTamperedError
 from sealserve.broker.store.master_key import StoreCipher
+from sealserve.broker.store.tokens import StoredToken
 from sealserve.configuration import parse_yaml
 
 
@@ -32,6 +33,7 @@ class StoreState:
     keys: Mapping[tuple[str, int], KeyVersion]
     policies: Mapping[str, StoredPolicy]
     grants: Mapping[str, StoredGrant]
+    tokens: Mapping[str, StoredToken]
 
     def versions(self, name: str) -> list[KeyVersion]:
         """The versions of a key, the oldest first; none if there is no such key."""
@@ -45,7 +47,7 @@ class StoreState:
 def read_rows(connection: Connection) -> list[list[Any]]:
     """All rows that decide, in a fixed order, as JSON-ready values; sealed keys by their digests."""
     rows: list[list[Any]] = []
-    for table in (schema.keys, schema.policies, schema.grants):
+    for table in (schema.keys, schema.policies, schema.grants, schema.tokens):
         found = connection.execute(select(table).order_by(*table.primary_key.columns)).all()
         # Sorted here too: databases do not agree on the order of text.
         rows += sorted(([table.name, *(_plain(value) for value in row)] for row in found), key=json.dumps)
@@ -75,11 +77,13 @@ def read_state(connection: Connection, cipher: StoreCipher, row: Row[Any]) -> St
     keys = [_key(found) for found in connection.execute(select(schema.keys))]
     policies = [StoredPolicy(*found) for found in connection.execute(select(schema.policies))]
     grants = [_grant(found) for found in connection.execute(select(schema.grants))]
+    tokens = [_token(found) for found in connection.execute(select(schema.tokens))]
     return StoreState(
         revision=row.revision,
         keys={(key.name, key.version): key for key in keys},
         policies={policy.name: policy for policy in policies},
         grants={grant.deployment: grant for grant in grants},
+        tokens={token.id: token for token in tokens},
     )
 
 
@@ -96,3 +100,15 @@ def _key(row: Row[Any]) -> KeyVersion:
 
 def _grant(row: Row[Any]) -> StoredGrant:
     return StoredGrant(parse_yaml(row.text, GrantDocument, path=Path(f"{row.deployment}.yaml")), row.revision)
+
+
+def _token(row: Row[Any]) -> StoredToken:
+    return StoredToken(
+        id=row.id,
+        name=row.name,
+        role=row.role,
+        digest=row.digest,
+        created=datetime.fromisoformat(row.created),
+        expires=datetime.fromisoformat(row.expires),
+        revoked=row.revoked and datetime.fromisoformat(row.revoked),
+    )

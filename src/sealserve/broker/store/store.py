@@ -217,6 +217,19 @@ class Store:
             head = audit_table.read_head(connection, self._signer)
         return head.sequence, head.hash
 
+    def probe_audit(self, *, durable: bool = False) -> None:
+        """Find out whether the chain could be appended to, without doing so.
+
+        :param durable: write to the disk, too, without changing anything.
+        :raises AuditTamperedError: its head was changed. :raises StoreUnavailableError: it cannot be written.
+        """
+        with self._database.writing() as connection:
+            head = audit_table.read_head(connection, self._signer, lock=True)
+            if durable:
+                connection.execute(update(schema.audit_head).values(sequence=head.sequence))
+            else:
+                connection.rollback()
+
     def verify_audit(self, *, must_contain: str | None = None) -> AuditSummary:
         """Check the whole chain: hashes, checkpoints, and that it ends where a broker of this store ended it.
 

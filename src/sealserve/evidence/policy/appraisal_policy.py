@@ -6,14 +6,20 @@ import hmac
 import logging
 import time
 from collections.abc import Callable, Collection
+from datetime import datetime
 from pathlib import Path
 
 from sealserve.configuration import load_yaml
 from sealserve.errors import ConfigurationError, SealserveError
 from sealserve.evidence.appraisal import Appraisal, Record
 from sealserve.evidence.attester import REPORT_DATA_SIZE
-from sealserve.evidence.collateral import CollateralSource
-from sealserve.evidence.errors import EvidenceBindingError, EvidenceRefusedError, SimulatedEvidenceRefusedError
+from sealserve.evidence.collateral import CollateralSource, FileCollateral
+from sealserve.evidence.errors import (
+    EvidenceBindingError,
+    EvidenceRefusedError,
+    SimulatedEvidenceRefusedError,
+    join_refusals,
+)
 from sealserve.evidence.policy.document import EnclaveReference, PolicyDocument, TrustDomainSettings
 from sealserve.evidence.policy.requirements import (
     AllOf,
@@ -192,6 +198,19 @@ class AppraisalPolicy:
         source = self._verifier.collateral
         return source.status() if isinstance(source, ServiceCollateral) else ()
 
+    def collateral_expiry(self) -> dict[str, datetime | None]:
+        """When the collateral that is held expires, by kind of platform (TEE and FMSPC); of a file by the path.
+
+        None if there is none that can be used.
+        """
+        source = self._verifier.collateral
+        if not isinstance(source, FileCollateral):
+            return {f"{status.tee} {status.fmspc}": status.expires for status in self.collateral_status()}
+        try:
+            return {str(source.path): source.collateral(b"").expires}
+        except SealserveError:
+            return {str(source.path): None}
+
     def _judge(self, evidence: VerifiedEvidence, record: Record) -> list[EvidenceRefusedError]:
         """Judge by every requirement; the refusals."""
         refusals = []
@@ -208,10 +227,9 @@ def _raise_all(refusals: list[EvidenceRefusedError]) -> None:
     """Raise one refusal with the reasons of all."""
     if not refusals:
         return
-    reasons = [reason for refusal in refusals for reason in refusal.reasons]
     if any(isinstance(refusal, SimulatedEvidenceRefusedError) for refusal in refusals):
-        raise SimulatedEvidenceRefusedError(reasons, hint="Only a policy for tee: simulated accepts such evidence.")
-    raise EvidenceRefusedError(reasons, hint="Compare the evidence with the policy's reference values.")
+        raise join_refusals(refusals, hint="Only a policy for tee: simulated accepts such evidence.")
+    raise join_refusals(refusals, hint="Compare the evidence with the policy's reference values.")
 
 
 def _check_binding(evidence: VerifiedEvidence, report_data: bytes) -> None:

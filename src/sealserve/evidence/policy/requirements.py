@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from sealserve.errors import ConfigurationError
-from sealserve.evidence.errors import EvidenceRefusedError, SimulatedEvidenceRefusedError
+from sealserve.evidence.errors import (
+    EvidenceRefusedError,
+    MachineRefusedError,
+    MeasurementRefusedError,
+    PlatformRefusedError,
+    SecurityVersionRefusedError,
+    SimulatedEvidenceRefusedError,
+    TcbRefusedError,
+    join_refusals,
+)
 from sealserve.evidence.policy.trust_domains import TrustDomainReference
 from sealserve.evidence.verified import VerifiedEvidence
 from sealserve.logs import event, get_logger
@@ -56,17 +65,14 @@ class AllOf:
     def verify(self, evidence: VerifiedEvidence) -> str:
         """Judge by all, and collect the reasons of all."""
         found: list[str] = []
-        reasons: list[str] = []
-        kind: type[EvidenceRefusedError] = EvidenceRefusedError
+        refusals: list[EvidenceRefusedError] = []
         for requirement in self.requirements:
             try:
                 found.append(requirement.verify(evidence))
             except EvidenceRefusedError as error:
-                reasons += error.reasons
-                if isinstance(error, SimulatedEvidenceRefusedError):
-                    kind = type(error)
-        if reasons:
-            raise kind(reasons)
+                refusals.append(error)
+        if refusals:
+            raise join_refusals(refusals)
         return ", ".join(found)
 
 
@@ -83,13 +89,15 @@ class AnyOf:
 
     def verify(self, evidence: VerifiedEvidence) -> str:
         """Judge by one after the other until one is met."""
-        reasons: list[str] = []
+        refusals: list[EvidenceRefusedError] = []
         for requirement in self.requirements:
             try:
                 return requirement.verify(evidence)
             except EvidenceRefusedError as error:
-                reasons += error.reasons
-        raise EvidenceRefusedError(reasons)
+                refusals.append(error)
+        # Of several enclaves one may be the right one in an old version: that is the reason that helps.
+        old = [refusal for refusal in refusals if isinstance(refusal, SecurityVersionRefusedError)]
+        raise type((old or refusals)[0])([reason for refusal in refusals for reason in refusal.reasons])
 
 
 def _at_least_one(requirements: Iterable[Requirement]) -> tuple[Requirement, ...]:
@@ -115,7 +123,7 @@ class MrEnclave:
     def verify(self, evidence: VerifiedEvidence) -> str:
         """Judge the evidence's MRENCLAVE."""
         if evidence.mrenclave != self.value:
-            raise EvidenceRefusedError([f"MRENCLAVE is {_shown(evidence.mrenclave)}, not {self.value.hex()}"])
+            raise MeasurementRefusedError([f"MRENCLAVE is {_shown(evidence.mrenclave)}, not {self.value.hex()}"])
         return f"MRENCLAVE {self.value.hex()}"
 
 
@@ -141,10 +149,12 @@ class MrSigner:
             reasons.append(f"MRSIGNER is {_shown(evidence.mrsigner)}, not {self.value.hex()}")
         if evidence.isv_prod_id != self.isv_prod_id:
             reasons.append(f"ISV_PROD_ID is {evidence.isv_prod_id}, not {self.isv_prod_id}")
-        if evidence.isv_svn < self.minimum_isv_svn:
+        old = evidence.isv_svn < self.minimum_isv_svn
+        kind = MeasurementRefusedError if reasons or not old else SecurityVersionRefusedError
+        if old:
             reasons.append(f"ISV_SVN is {evidence.isv_svn}, less than {self.minimum_isv_svn}")
         if reasons:
-            raise EvidenceRefusedError(reasons)
+            raise kind(reasons)
         return f"MRSIGNER {self.value.hex()}, product {evidence.isv_prod_id}, SVN {evidence.isv_svn}"
 
 
@@ -163,7 +173,7 @@ class PlatformKind:
     def verify(self, evidence: VerifiedEvidence) -> str:
         """Judge TEE and simulation."""
         if evidence.tee != ("tdx" if self.tee == "tdx" else "sgx"):
-            raise EvidenceRefusedError([f"the evidence is of a {evidence.tee} TEE, and the policy is for {self.tee}"])
+            raise PlatformRefusedError([f"the evidence is of a {evidence.tee} TEE, and the policy is for {self.tee}"])
         if evidence.simulated:
             if self.tee != "simulated" or not self.insecure_accept_simulated_platform:
                 raise SimulatedEvidenceRefusedError(
@@ -172,7 +182,7 @@ class PlatformKind:
             event(_log, logging.WARNING, "insecure-simulated-platform-accepted", root=evidence.root)
             return "SIMULATED, NO PROTECTION: accepted because the policy says insecure_accept_simulated_platform"
         if self.tee == "simulated":
-            raise EvidenceRefusedError(
+            raise PlatformRefusedError(
                 ["the evidence comes from a real platform, and the policy is for simulated ones"]
             )
         name = evidence.tee.upper()
@@ -216,7 +226,7 @@ class TcbCurrent:
                 f"less than {self.minimum_evaluation_data_number}"
             )
         if reasons:
-            raise EvidenceRefusedError(reasons)
+            raise TcbRefusedError(reasons)
         if insecure := {evidence.tcb_status, evidence.qe_tcb_status} - safe:
             event(
                 _log,
@@ -242,7 +252,7 @@ class OneOfMachines:
     def verify(self, evidence: VerifiedEvidence) -> str:
         """Judge the PPID."""
         if self.ppids and evidence.ppid not in self.ppids:
-            raise EvidenceRefusedError([f"the machine with PPID {evidence.ppid.hex()} is not among those allowed"])
+            raise MachineRefusedError([f"the machine with PPID {evidence.ppid.hex()} is not among those allowed"])
         return f"PPID {evidence.ppid.hex()}" + ("" if self.ppids else ", any machine is accepted")
 
 

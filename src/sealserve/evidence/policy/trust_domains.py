@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sealserve.errors import ConfigurationError
-from sealserve.evidence.errors import EvidenceRefusedError
+from sealserve.evidence.errors import MeasurementRefusedError
 from sealserve.evidence.verified import VerifiedEvidence
 
 TD_MEASUREMENT_SIZE = 48
@@ -41,7 +41,7 @@ class TrustDomainReference:
         """Judge the trust domain's measurements and attributes."""
         domain = evidence.trust_domain
         if domain is None:
-            raise EvidenceRefusedError(["MRTD is missing: the evidence is not of a trust domain"])
+            raise MeasurementRefusedError(["MRTD is missing: the evidence is not of a trust domain"])
         found = {
             "MRTD": domain.mrtd,
             **{f"RTMR{index}": value for index, value in enumerate(domain.rtmrs)},
@@ -56,7 +56,7 @@ class TrustDomainReference:
             f"{name} is {found[name].hex()}, not {value.hex()}" for name, value, _ in demands if found[name] != value
         ]
         if reasons:
-            raise EvidenceRefusedError(reasons)
+            raise MeasurementRefusedError(reasons)
         judged = [name for name, _, _ in demands]
         ignored = [name for name in found if name.startswith("RTMR") and name not in judged]
         tail = f"; {', '.join(ignored)} not judged" if ignored else ""

@@ -18,7 +18,14 @@ from sealserve.errors import EvidenceError, SealserveError
 from sealserve.evidence import chain_checks
 from sealserve.evidence.collateral import Collateral
 from sealserve.evidence.collateral_checks import check_signatures, older_parts
-from sealserve.evidence.errors import CollateralExpiredError, CollateralRollbackError, CollateralServiceError
+from sealserve.evidence.errors import (
+    CollateralError,
+    CollateralExpiredError,
+    CollateralMismatchError,
+    CollateralRollbackError,
+    CollateralServiceError,
+    CollateralUnusableError,
+)
 from sealserve.evidence.quote import Quote, parse_quote
 from sealserve.evidence.roots import TrustRoot
 from sealserve.evidence.service.addresses import Service
@@ -298,7 +305,10 @@ class ServiceCollateral:
                 f"there is no collateral for this platform, and fetching it failed: {error.message}",
                 hint=error.hint or "Check the policy's `collateral`, the network, and the proxy.",
             )
-        return type(error)(f"{self.service.name} gives unusable collateral: {error.message}", hint=error.hint)
+        # What does not fit the quote, or has a wrong signature, is the service's fault and no verdict on the quote.
+        verdict = not isinstance(error, CollateralError) or isinstance(error, CollateralMismatchError)
+        kind = CollateralUnusableError if verdict else type(error)
+        return kind(f"{self.service.name} gives unusable collateral: {error.message}", hint=error.hint)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
