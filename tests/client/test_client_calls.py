@@ -21,6 +21,9 @@ from sealserve.client import (
     TargetUnreachableError,
     attest,
 )
+from sealserve.client.attestation import EvidenceQuestion
+from sealserve.client.reply import Reply
+from sealserve.client.status import Code
 from sealserve.errors import InputError, UnavailableError
 
 INPUTS = {"images": SECRET_INPUT}
@@ -277,3 +280,9 @@ def test_an_unavailable_replica_that_is_the_only_one_is_unavailable(start_good, 
     with Client(replica.target, policy) as client, pytest.raises(UnavailableError, match="draining"):
         client.predict(INPUTS, model="classifier")
     assert replica.predicted == 3
+
+
+@pytest.mark.parametrize("status", [Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.CANCELLED])
+def test_a_replica_without_room_for_the_question_is_unavailable_and_not_refused(status):
+    with pytest.raises(UnavailableError):
+        EvidenceQuestion().read(Reply(status, "full", b""), None)

@@ -192,6 +192,18 @@ def test_the_same_grant_again_does_nothing(parties: Parties) -> None:
     assert parties.attestation.announced == []
 
 
+def test_a_grant_that_returns_to_a_model_followed_before_is_followed_again(parties: Parties) -> None:
+    parties.storage.holds = NEW
+    with pytest.raises(SealError):
+        parties.take(NEWER, previous=NEW)
+    assert parties.ask() == 2
+    with pytest.raises(SealError):
+        parties.take(OLD)
+    parties.storage.holds = OLD
+    parties.take(OLD)
+    assert parties.ask() == 1
+
+
 def test_a_rotated_key_is_tried_on_the_storage_and_nothing_is_loaded(parties: Parties) -> None:
     with pytest.raises(SealError):
         parties.take(OLD, key=b"n" * 16, key_version=2, previous=OLD)

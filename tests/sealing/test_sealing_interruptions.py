@@ -25,6 +25,7 @@ from sealserve.sealing import crew as crews
 from sealserve.sealing import encrypt_file, open_sealed_model, seal_model, unseal_model
 from sealserve.sealing.convert import encrypt_tree
 from sealserve.sealing.errors import ModelIncompleteError, SealingTargetError
+from sealserve.sealing.leftovers import remove_leftovers
 from sealserve.sealing.listing import INCOMPLETE_NAME
 from sealserve.secret import Secret
 
@@ -365,3 +366,13 @@ def test_a_process_with_threads_does_not_fork() -> None:
     finally:
         release.set()
         thread.join()
+
+
+def test_nothing_is_removed_where_others_may_rename(tmp_path: Path) -> None:
+    (tmp_path / ".out.0123456789ab.partial").mkdir()
+    tmp_path.chmod(0o777)
+    remove_leftovers(tmp_path, ["out"])
+    assert (tmp_path / ".out.0123456789ab.partial").is_dir()
+    tmp_path.chmod(0o700)
+    remove_leftovers(tmp_path, ["out"])
+    assert not (tmp_path / ".out.0123456789ab.partial").exists()

@@ -21,7 +21,12 @@ from google.protobuf.message import DecodeError
 
 from sealserve.addresses import Address, parse_address
 from sealserve.client.deadline import Deadline
-from sealserve.client.errors import EvidenceMissingError, MalformedReplyError, ModelNotAcceptedError
+from sealserve.client.errors import (
+    ConnectionLostError,
+    EvidenceMissingError,
+    MalformedReplyError,
+    ModelNotAcceptedError,
+)
 from sealserve.client.grpc_connection import GrpcConnection
 from sealserve.client.reply import Reply
 from sealserve.client.server_name import DEFAULT_SERVER_NAME, check_server_name
@@ -181,6 +186,9 @@ class EvidenceQuestion:
         """
         if reply.status in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}:
             raise error_of(reply)
+        if reply.status in {Code.RESOURCE_EXHAUSTED, Code.CANCELLED}:
+            # So a replica answers that has too much to do. Nothing was sent to it yet: asking again is safe.
+            raise ConnectionLostError(f"the server has no room now: {error_of(reply).message}", hint="Try again.")
         if reply.status != Code.OK:
             raise EvidenceMissingError(f"no evidence: {error_of(reply).message}", hint=_HINT)
         try:

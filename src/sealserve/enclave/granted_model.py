@@ -59,7 +59,8 @@ class GrantedModel:
         try:
             key = grant.keys[grant.model.key]
             named = _Named(grant.model, key.version, dict(grant.arguments))
-            if named == self._followed:
+            # The second is not idle: since the first was followed, the model before another may have come to answer.
+            if named == self._followed and self._answers(grant.model):
                 return
             try:
                 self._serve(named, key.value)

@@ -36,7 +36,9 @@ class RotatingLog:
                 self.close()
                 self._path.replace(previous(self._path))
             if self._descriptor is None:
-                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+                self._descriptor = os.open(
+                    self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE
+                )
                 self._size = os.fstat(self._descriptor).st_size
             self._size += os.write(self._descriptor, data)
 

@@ -134,7 +134,7 @@ def is_running(layout: Layout) -> bool:
 
 def _open_lock(layout: Layout) -> int:
     try:
-        return os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        return os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
         raise explain_os_error(error, layout.lock, "open") from error
 

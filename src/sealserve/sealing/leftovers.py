@@ -52,12 +52,16 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 def remove_leftovers(directory: Path, names: Collection[str]) -> None:
     """Remove what killed runs left in ``directory`` of files and directories with these names.
 
-    What is locked stays, and so does what belongs to another user. That it does not work is no error here: whoever
-    writes there next says why.
+    What is locked stays, and so does what belongs to another user, and everything in a directory where others may
+    rename things: one of them could have given something of value such a name. That it does not work is no error
+    here: whoever writes there next says why.
     """
     wanted = {name[:NAME_KEPT] for name in names}
     found: list[str] = []
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        mode = directory.stat().st_mode
+        if mode & 0o022 and not mode & stat.S_ISVTX:
+            return
         found = [entry.name for entry in entries if partial_of(entry.name) in wanted]
     for name in found:
         with contextlib.suppress(OSError):
