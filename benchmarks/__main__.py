@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import sys
 
 import benchmarks
+from sealserve import logs
 
 
 def names() -> list[str]:
@@ -26,6 +28,7 @@ def main(argv: list[str]) -> int:
     if argv[0] not in known:
         print(f"there is no benchmark {argv[0]!r}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
+    logs.configure(json_lines=False, level=logging.ERROR)
     return importlib.import_module(f"benchmarks.{argv[0]}").main(argv[1:]) or 0
 
 
