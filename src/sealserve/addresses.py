@@ -44,7 +44,8 @@ def parse_address(text: str, *, allow_any_port: bool = False) -> Address:
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", text)
     if match is None:
         raise InputError(
-            f"{text!r} is not an address", hint="Write host:port, for example 127.0.0.1:8500 or [::1]:8500."
+            f"{text!r} is not an address",
+            hint='Write host:port, for example 127.0.0.1:8500 or [::1]:8500 (in YAML in quotes: "[::1]:8500").',
         )
     bracketed, plain, digits = match.groups()
     try:

@@ -324,6 +324,14 @@ def test_a_place_that_cannot_be_a_store_is_a_clear_error(tmp_path: Path) -> None
         Store.create(str(tmp_path / "missing" / "a.db"), key, actor="test")
 
 
+def test_a_lost_master_key_is_not_said_to_be_replaceable_by_a_wrap_key(place: Place) -> None:
+    (place.directory / "master.key").unlink()
+    with pytest.raises(KeyFileError, match="there is no master key") as caught:
+        Store(str(place.directory / "broker.db"), MasterKeyPlace(place.directory / "master.key"))
+    assert "backup" in str(caught.value.hint)
+    assert "key generate" not in str(caught.value.hint)
+
+
 def test_a_copy_of_the_store_alone_opens_with_its_master_key_only(place: Place, tmp_path: Path) -> None:
     shutil.copy(place.directory / "broker.db", tmp_path / "copy.db")
     with Store(str(tmp_path / "copy.db"), MasterKeyPlace(place.directory / "master.key")) as store:

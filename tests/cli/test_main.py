@@ -180,3 +180,20 @@ def test_a_library_warning_reads_as_the_commands_do() -> None:
         logs.get_logger("sealserve.x"), logging.WARNING, "insecure-policy-loaded", policy="p", accepts=["a", "b\x1b"]
     )
     assert stream.getvalue() == "warning: insecure policy loaded: policy p, accepts a, b\\x1b\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_defect(closed: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m sealserve status --state {tmp_path} {closed}"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 5
+    assert done.stderr == ""
+
+
+def test_what_a_stream_cannot_encode_is_escaped() -> None:
+    program = (
+        "import sys\nfrom sealserve.cli.streams import prepare_streams\nprepare_streams()\nprint('a' + chr(0x2026))\n"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, env=environment)
+    assert done.stdout == b"a\\u2026\n"

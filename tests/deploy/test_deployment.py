@@ -81,6 +81,10 @@ def test_threads_are_shared_among_replicas_but_never_less_than_one(monkeypatch: 
         ({"broker": {"listen": "4433"}}, "broker.listen"),
         ({"broker": {"listen": "127.0.0.1:99999"}}, "broker.listen"),
         ({"gateway": {"listen": "127.0.0.1:4433"}}, "same port 4433"),
+        ({"gateway": {"listen": "localhost:8500"}}, "gateway.listen: must have an IP address"),
+        ({"gateway": {"listen": "::1:8500"}}, 'in quotes: "[::1]:8500"'),
+        ({"model": {"path": ""}}, "model.path: must not be empty"),
+        ({"state": " "}, "state: must not be empty"),
         ({"replica": {"count": 1}}, "replica"),
     ],
 )
@@ -129,3 +133,18 @@ def test_values_in_the_template_survive_quoting(tmp_path: Path) -> None:
     assert deployment.name == "on"
     assert deployment.model.name == "1.0"
     assert deployment.model.path.name == values["model.path"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "setting"),
+    [
+        ("gateway:\n  listen: 127.0.0.1:4433\n", 3, "gateway.listen"),
+        ("broker:\n  listen: 127.0.0.1:8500\n", 3, "broker.listen"),
+        ("broker:\n  listen: 127.0.0.1:1\ngateway:\n  listen: 127.0.0.1:1\n", 5, "gateway.listen"),
+    ],
+)
+def test_a_port_that_is_given_twice_is_reported_in_its_line(tmp_path: Path, text: str, line: int, setting: str) -> None:
+    path = _write(tmp_path, "name: mine\n" + text + "model: {name: classifier, path: model}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load_deployment(path)
+    assert caught.value.message.startswith(f"{path}:{line}: {setting}: must not be the same port")

@@ -74,9 +74,19 @@ def test_another_users_directory_or_marker_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path / "marker" / MARKER, 12345, 12345)
     (tmp_path / "directory").mkdir()
     os.chown(tmp_path / "directory", 12345, 12345)
-    for name in ("marker", "directory"):
-        with pytest.raises(InputError):
-            claim(tmp_path / name, "cluster")
+    with pytest.raises(InputError):
+        claim(tmp_path / "directory", "cluster")
+    for action in (lambda: claim(tmp_path / "marker", "cluster"), lambda: is_claimed(tmp_path / "marker")):
+        with pytest.raises(ForeignDirectoryError, match="belongs to user 12345") as caught:
+            action()
+        assert "as that user" in str(caught.value.hint)
+
+
+def test_who_only_looks_is_not_told_to_choose_an_empty_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ForeignDirectoryError) as caught:
+        is_claimed(tmp_path)
+    assert "empty" not in str(caught.value.hint)
 
 
 def test_a_file_in_the_way_is_an_error_with_its_path(tmp_path: Path) -> None:

@@ -122,6 +122,91 @@ def test_interrupting_the_start_leaves_nothing(deployment: Path) -> None:
             continue
 
 
+def wait_for_partial(root: Path) -> None:
+    """Until a model is being sealed."""
+    deadline = time.monotonic() + 60
+    while not list((root / "platform").rglob("*.partial")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def long_sealing(deployment: Path) -> Path:
+    """A deployment whose model takes seconds to seal."""
+    assets = deployment / "model" / "1" / "assets"
+    assets.mkdir()
+    with (assets / "big").open("wb") as file:
+        file.truncate(1 << 30)
+    return deployment
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [(["up"], signal.SIGTERM), (["up"], signal.SIGHUP), (["up", "--detach"], signal.SIGTERM)],
+)
+def test_a_signal_during_the_preparation_leaves_nothing(
+    long_sealing: Path, arguments: list[str], number: signal.Signals
+) -> None:
+    before = sorted(long_sealing.rglob("*"))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "sealserve", *arguments, "--json"],
+        cwd=long_sealing,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_partial(long_sealing / ".sealserve")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = json.loads(out.splitlines()[-1])
+    assert (last["event"], last["reason"]) == ("cluster-failed", "interrupted")
+    assert json.loads(err)["reason"] == "interrupted"
+    assert sorted(long_sealing.rglob("*")) == before
+
+
+def test_a_cluster_that_is_being_prepared_is_shown_and_can_be_stopped(long_sealing: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "sealserve", "up", "-d"], cwd=long_sealing, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_partial(long_sealing / ".sealserve")
+    assert status(long_sealing) == {"running": True, "phase": "starting", "processes": []}
+    assert "stopped" in sealserve("down", cwd=long_sealing).stdout
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert not (long_sealing / ".sealserve").exists()
+
+
+def test_down_wakes_a_cluster_that_was_suspended(background: Path) -> None:
+    found = status(background)
+    os.kill(int(str(found["supervisor"])), signal.SIGSTOP)
+    done = sealserve("down", cwd=background)
+    assert done.returncode == 0
+    lines = (background / ".sealserve" / "platform" / "logs" / "supervisor.log").read_text().splitlines()
+    assert json.loads(lines[-1])["event"] == "cluster-stopped", "it ended by itself"
+
+
+def test_a_stopped_cluster_with_any_port_is_said_not_to_run(deployment: Path) -> None:
+    done = sealserve("verify", cwd=deployment)
+    assert done.returncode == 5
+    assert "no cluster of deployment.yaml runs" in done.stderr
+    named = sealserve("verify", "127.0.0.1:1", "--policy", "absent.yaml", "-f", "deployment.yaml", cwd=deployment)
+    assert "absent.yaml" in named.stderr
+    assert "was started" not in named.stderr
+
+
+def test_a_path_that_nginx_cannot_take_is_refused_before_anything_is_made(deployment: Path) -> None:
+    file = deployment / "deployment.yaml"
+    file.write_text(file.read_text().replace("state: .sealserve", "state: it's"))
+    before = sorted(deployment.rglob("*"))
+    for arguments in (["up"], ["up", "-d"], ["demo", "--directory", "a;b"]):
+        done = sealserve(*arguments, cwd=deployment)
+        assert done.returncode == 3
+        assert "nginx cannot take the path" in done.stderr
+        assert sorted(deployment.rglob("*")) == before
+
+
 def test_a_failure_in_the_background_comes_to_the_foreground(deployment: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -296,4 +381,7 @@ def test_init_refuses_a_name_that_would_not_load(tmp_path: Path) -> None:
     done = sealserve("init", "--name", "Not A Name", cwd=tmp_path)
     assert done.returncode == 3
     assert done.stderr.startswith("error: --name: must be 1 to 63 lower-case letters")
+    done = sealserve("init", "--model", "", cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: --model: must not be empty")
     assert not (tmp_path / "deployment.yaml").exists()

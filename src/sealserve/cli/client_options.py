@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sealserve.errors import InputError
+from sealserve.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from sealserve.client import OwnerCertificates
@@ -31,6 +31,7 @@ class Endpoint:
     model: str | None
     certificates: OwnerCertificates | None = None
     deployment_file: Path | None = None
+    """The deployment that the policy is of; None if the policy was named itself."""
 
     def required_policy(self) -> AppraisalPolicy:
         """The policy, read. :raises InputError: there is none, or it is not usable."""
@@ -84,6 +85,7 @@ def endpoint(
         return Endpoint(target, None, server_name, model, certificates)
     if deployment_file is None and not (target and policy) and Path(FILE_NAME).exists():
         deployment_file = Path(FILE_NAME)
+    policy_is_given = True
     if deployment_file is not None:
         from sealserve.local.layout import Layout
         from sealserve.local.state import read_state
@@ -91,8 +93,13 @@ def endpoint(
         deployment = load_deployment(deployment_file)
         layout = Layout(deployment.state)
         state = read_state(layout)
-        gateway = state.gateway if state else str(deployment.gateway.listen.reachable_here())
-        target = target or gateway
+        if not target and state is None and deployment.gateway.listen.port == 0:
+            raise UnavailableError(
+                f"no cluster of {deployment_file} runs, and its port is known only while it does",
+                hint="Start it with `sealserve up`, or name the target and the policy yourself.",
+            )
+        target = target or (state.gateway if state else str(deployment.gateway.listen.reachable_here()))
+        policy_is_given = policy is not None
         policy = policy or layout.client_policy
         server_name = server_name or deployment.tls.server_name
         model = model or deployment.model.name
@@ -105,7 +112,7 @@ def endpoint(
             f"whom to call is not known: {missing}",
             hint=f"Give both, or name the {FILE_NAME} of a cluster on this machine with -f.",
         )
-    return Endpoint(target, policy, server_name, model, certificates, deployment_file)
+    return Endpoint(target, policy, server_name, model, certificates, None if policy_is_given else deployment_file)
 
 
 def endpoint_options(command: _Command) -> _Command:

@@ -15,6 +15,7 @@ import click
 
 from sealserve.cli.failures import final_event
 from sealserve.cli.progress import progress_bar
+from sealserve.cli.signals import interrupted_by_termination
 from sealserve.errors import InputError
 from sealserve.logs import printable, printable_lines
 
@@ -74,7 +75,7 @@ def up(*, file: Path, detach: bool, as_json: bool, quiet: bool) -> int:
             with contextlib.suppress(OSError):
                 click.echo(printable_lines(text))
 
-    with final_event(enabled=as_json and not quiet, event=FAILED):
+    with interrupted_by_termination(), final_event(enabled=as_json and not quiet, event=FAILED):
         if not detach:
             with (
                 progress_bar("  sealing the model") if not (quiet or as_json) else contextlib.nullcontext() as progress
@@ -109,9 +110,18 @@ def _tell_failure(complaint: str, code: int) -> None:
 def status(*, file: Path, state: Path | None, as_json: bool) -> int:
     """Show the processes of the cluster. Exit code 5 if it does not run."""
     from sealserve.local.control import report_processes, running_state
+    from sealserve.local.state import is_running
 
     layout = _layout(file, state)
-    found = running_state(layout)
+    running = is_running(layout)
+    found = running_state(layout) if running else None
+    if running and found is None:
+        click.echo(
+            json.dumps({"running": True, "phase": "starting", "processes": []})
+            if as_json
+            else printable(f"starting: a cluster is being prepared in {layout.root}")
+        )
+        return 0
     if found is None:
         click.echo(json.dumps({"running": False}) if as_json else printable(f"no cluster runs in {layout.root}"))
         return 5
@@ -197,7 +207,7 @@ def down(*, file: Path, state: Path | None) -> None:
     from sealserve.local.control import stop_cluster
 
     layout = _layout(file, state)
-    if stop_cluster(layout):
+    if stop_cluster(layout, on_wait=lambda text: click.echo(printable(text), err=True)):
         click.echo(f"stopped the cluster in {layout.root}")
     else:
         click.echo(f"no cluster runs in {layout.root}")

@@ -16,6 +16,7 @@ import click
 
 from sealserve import __version__, logs
 from sealserve.cli.failures import explain_missing_module, explain_system_error, show_failure
+from sealserve.cli.streams import prepare_streams
 
 # Command name → (module, attribute). Loaded when asked for.
 COMMANDS = {
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with an exit code of :mod:`sealserve.errors`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     machine_readable = "--json" in given or "--json-logs" in given
+    prepare_streams()
     try:
         with _interruptible():
             # Commands that log, or that say what the logs would, configure them anew.

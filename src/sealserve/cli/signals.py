@@ -11,14 +11,21 @@ from types import FrameType
 
 @contextmanager
 def interrupted_by_termination() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into SIGINT for the length of the block (main thread only)."""
+    """Turn SIGTERM and SIGHUP into SIGINT for the length of the block (main thread only).
+
+    What is ignored stays so: SIGHUP under nohup(1), SIGINT in a shell's background job.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # A shell starts background jobs with SIGINT ignored, and then it would end nothing.
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:

@@ -9,6 +9,6 @@ Stricter than YAML: a duplicate key, an unknown key and an alias (``*name``) are
 
 from __future__ import annotations
 
-from sealserve.configuration.yaml_file import RelativePath, Settings, load_yaml, parse_yaml
+from sealserve.configuration.yaml_file import RelativePath, SettingError, Settings, load_yaml, parse_yaml
 
-__all__ = ["RelativePath", "Settings", "load_yaml", "parse_yaml"]
+__all__ = ["RelativePath", "SettingError", "Settings", "load_yaml", "parse_yaml"]

@@ -33,6 +33,18 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
 RelativePath = Annotated[Path, AfterValidator(_beside_the_file)]
 """A path that is relative to the configuration file it stands in."""
 
+
+class SettingError(ValueError):
+    """Raised by a validator of a section about one setting in it, whose line is to be named.
+
+    :param location: of the setting, from the section that is validated.
+    """
+
+    def __init__(self, location: Location, text: str) -> None:
+        super().__init__(text)
+        self.location = location
+
+
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
 
@@ -60,6 +72,7 @@ def parse_yaml(text: bytes | str, model: type[ModelType], *, path: Path) -> Mode
     except ValidationError as error:
         found = []
         for item in error.errors(include_url=False, include_input=False):
+            item["loc"] += getattr(item.get("ctx", {}).get("error"), "location", ())
             setting, text_ = explain(model, item)
             line = document.line(item["loc"])
             found.append((line, f"{path}:{line}: {setting}: {text_}" if setting else f"{path}:{line}: {text_}"))

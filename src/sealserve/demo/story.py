@@ -22,7 +22,7 @@ from sealserve.demo.report import Reporter, Step
 from sealserve.demo.tap import Tap
 from sealserve.deploy.deployment import BrokerSection, Deployment, GatewaySection, ModelSection
 from sealserve.errors import MachineError
-from sealserve.gateway import find_nginx
+from sealserve.gateway import find_nginx, require_usable_path
 from sealserve.local.cluster import LocalCluster, run_cluster
 from sealserve.local.events import Event, ProcessReady
 from sealserve.local.layout import Layout
@@ -61,9 +61,11 @@ def tell(settings: DemoSettings, reporter: Reporter) -> None:
     """
     photograph = settings.image or find_photograph()
     picture = load_image(photograph)
-    find_nginx()  # what is missing is said before anything is made
     directory = Path(os.path.normpath(settings.directory.absolute()))
     layout = Layout(directory)
+    # What is missing or not usable is said before anything is made.
+    find_nginx()
+    require_usable_path(layout.nginx)
     deployment = Deployment(
         name="demo",
         model=ModelSection(name=MODEL, path=layout.owner / "model"),

@@ -6,6 +6,7 @@ the commented file that ``sealserve init`` writes from them.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from sealserve.addresses import Address, is_dns_name, parse_address
-from sealserve.configuration import Settings, load_yaml
+from sealserve.configuration import SettingError, Settings, load_yaml
 from sealserve.errors import InputError
 
 FILE_NAME = "deployment.yaml"
@@ -30,6 +31,13 @@ def _address(value: Any) -> Any:
         raise ValueError(f"is not an address. {error.hint}") from None
 
 
+def _given(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+PathText = Annotated[Path, BeforeValidator(_given)]
 AddressText = Annotated[Address, BeforeValidator(_address), PlainSerializer(str)]
 
 
@@ -38,7 +46,7 @@ class ModelSection(Settings):
         description="The name that clients call it by.",
         examples=["classifier"],
     )
-    path: Path = Field(
+    path: PathText = Field(
         description="Base directory as TensorFlow Serving has it: one SavedModel in each numbered directory "
         "(model/1/saved_model.pb). The highest number is served. Relative paths start at this file.",
         examples=["model"],
@@ -128,6 +136,17 @@ class GatewaySection(Settings):
         description="Address and port of the gateway, which clients connect to. Port 0 takes any free one.",
     )
 
+    @field_validator("listen")
+    @classmethod
+    def _listen_is_numeric(cls, value: Address) -> Address:
+        try:
+            ipaddress.ip_address(value.host)
+        except ValueError:
+            raise ValueError(
+                "must have an IP address: nginx takes no name. Write 127.0.0.1:8500, for example"
+            ) from None
+        return value
+
 
 class Deployment(Settings):
     """A whole ``deployment.yaml``."""
@@ -152,7 +171,7 @@ class Deployment(Settings):
         default=GatewaySection(),
         description="nginx, which balances over the replicas and cannot open what it forwards.",
     )
-    state: Path = Field(
+    state: PathText = Field(
         default=Path(".sealserve"),
         description="Directory for keys, the sealed model, logs and everything else that is made. Relative paths start "
         "at this file.",
@@ -179,7 +198,8 @@ class Deployment(Settings):
     def _addresses_differ(self) -> Self:
         broker, gateway = self.broker.listen, self.gateway.listen
         if broker.port and broker.port == gateway.port:
-            raise ValueError(f"broker.listen and gateway.listen have the same port {broker.port}")
+            given, other = ("gateway", "broker") if "gateway" in self.model_fields_set else ("broker", "gateway")
+            raise SettingError((given, "listen"), f"must not be the same port {broker.port} as {other}.listen's")
         return self
 
 

@@ -1,6 +1,6 @@
 """nginx in front of replicas: it balances TLS connections that it cannot open."""
 
-from sealserve.gateway.configuration import ACCESS_LOG, PID_FILE, render_nginx
+from sealserve.gateway.configuration import ACCESS_LOG, PID_FILE, render_nginx, require_usable_path
 from sealserve.gateway.nginx import Nginx, check_configuration, find_nginx, inspect_nginx
 from sealserve.gateway.workers import worker_user
 
@@ -12,5 +12,6 @@ __all__ = [
     "find_nginx",
     "inspect_nginx",
     "render_nginx",
+    "require_usable_path",
     "worker_user",
 ]

@@ -110,11 +110,7 @@ def render_nginx(
     if not upstreams:
         raise ConfigurationError("the gateway has no replicas to forward to")
     for path in filter(None, (runtime_dir, nginx.stream_module)):
-        if not _PATH.fullmatch(str(path)):
-            raise ConfigurationError(
-                f"nginx cannot take the path {str(path)!r}",
-                hint="Use an absolute path without quotes, $, \\, ;, { and }.",
-            )
+        require_usable_path(path)
     servers = [
         f"        server {_numeric(upstream)} max_conns={connections_of_replica} max_fails=1 fail_timeout=1s;"
         for upstream in upstreams
@@ -136,6 +132,19 @@ def render_nginx(
         listen=_numeric(listen),
         connect_seconds=int(connect_seconds),
     )
+
+
+def require_usable_path(path: Path) -> None:
+    """Make sure that ``path`` can stand in an ``nginx.conf``.
+
+    :raises ConfigurationError: it is relative, or has a character that could leave its place in the file.
+    """
+    if not _PATH.fullmatch(str(path)):
+        raise ConfigurationError(
+            f"nginx cannot take the path {str(path)!r}",
+            hint="Choose a working directory (`state` in deployment.yaml; --directory of the demo) whose path has no "
+            "quotes, $, \\, ;, {, } and control characters.",
+        )
 
 
 def _numeric(address: Address) -> str:

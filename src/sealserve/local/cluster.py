@@ -114,16 +114,27 @@ class LocalCluster:
                 )
 
     async def stop(self) -> None:
-        """Stop the gateway, the replicas and the broker, in this order, and forget the state."""
+        """Stop the gateway, the replicas and the broker, in this order, and forget the state.
+
+        Cancelling this kills what has not stopped yet.
+        """
         self._phase = "stopping"
         self.write_state()
         if self._freshness is not None:
             self._freshness.cancel()
-        await self.supervisor.stop()
-        for port in self._ports:
-            port.close()
-        remove_state(self.prepared.layout)
-        empty_directory(self.prepared.layout.temporary)
+        stopping = asyncio.create_task(self.supervisor.stop())
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError:
+            # The loop must not be closed before asyncio has heard of the processes' end: it would complain of each.
+            self.supervisor.kill()
+            await stopping
+            raise
+        finally:
+            for port in self._ports:
+                port.close()
+            remove_state(self.prepared.layout)
+            empty_directory(self.prepared.layout.temporary)
 
     async def _keep_collateral_fresh(self) -> None:
         """Re-issue the simulated platform's collateral before it expires, as long as the cluster runs."""

@@ -6,15 +6,17 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sealserve.errors import MachineError
 from sealserve.local.layout import Layout
 from sealserve.local.leftovers import end_leftovers
-from sealserve.local.proc import resident_of_group
-from sealserve.local.state import ClusterState, ProcessState, is_running, read_state
+from sealserve.local.proc import is_alive, resident_of_group
+from sealserve.local.state import ClusterState, ProcessState, is_running, lock_holder, read_state
 
 _INTERVAL = 0.05
+_SAY_AFTER = 3.0
 
 
 @dataclass(frozen=True)
@@ -61,34 +63,49 @@ def running_state(layout: Layout) -> ClusterState | None:
     return read_state(layout) if is_running(layout) else None
 
 
-def stop_cluster(layout: Layout, *, patience: float = 60.0) -> bool:
+def stop_cluster(layout: Layout, *, patience: float = 60.0, on_wait: Callable[[str], None] = lambda _: None) -> bool:
     """Stop the cluster of a working directory and wait until it is gone; end what a crash may have left.
 
     :param patience: seconds; then the supervisor is killed, and the kernel ends its processes.
+    :param on_wait: told, once, what takes longer than a few seconds.
     :returns: whether one was running.
     :raises MachineError: somebody else holds the working directory.
     """
-    was_running = False
-    deadline = time.monotonic() + patience
-    state = None
+    was_running = said = False
+    started = time.monotonic()
+    deadline = started + patience
+    holder = None
     while is_running(layout):
-        state = read_state(layout) or state
-        if state is not None and state.supervisor_alive:
+        holder = lock_holder(layout) or holder
+        if holder is not None and is_alive(*holder):
             if not was_running:
-                _signal(state.supervisor, signal.SIGTERM)
+                _signal(holder[0], signal.SIGTERM)
+                _signal(holder[0], signal.SIGCONT)  # one that Ctrl-Z stopped would hear nothing
             elif time.monotonic() > deadline:
-                _signal(state.supervisor, signal.SIGKILL)
+                _signal(holder[0], signal.SIGKILL)
             was_running = True
+        if not said and time.monotonic() > started + _SAY_AFTER:
+            on_wait(_awaited(layout, holder, patience))
+            said = True
         if time.monotonic() > deadline + 5:
             raise MachineError(
                 f"{layout.root} is still in use", hint=f"`fuser -v {layout.lock}` shows by which process."
             )
         time.sleep(_INTERVAL)
     # The lock is free a moment before the supervisor's process is gone.
-    while state is not None and state.supervisor_alive and time.monotonic() < deadline:
+    while holder is not None and is_alive(*holder) and time.monotonic() < deadline:
         time.sleep(_INTERVAL / 5)
     end_leftovers(layout)
     return was_running
+
+
+def _awaited(layout: Layout, holder: tuple[int, int] | None, patience: float) -> str:
+    if holder is None:
+        return f"waiting for {layout.root}, which another process holds"
+    state = read_state(layout)
+    names = [process.name for process in state.processes if process.pid is not None] if state else []
+    what = f"; still running: {', '.join(names)}" if names else ""
+    return f"waiting for the supervisor (process {holder[0]}) to end, {patience:.0f} s at most{what}"
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import stat
 from dataclasses import dataclass
@@ -91,12 +92,18 @@ def is_claimed(root: Path, purpose: Purpose | None = None) -> bool:
         found = _marked_for(root / MARKER)
     except FileNotFoundError:
         return False
+    except PermissionError as error:
+        if (owner := _owner(root)) not in {None, os.geteuid()}:
+            raise _anothers(root, owner) from error
+        raise explain_os_error(error, root, "use") from error
     except OSError as error:
         raise explain_os_error(error, root, "use") from error
     if found not in get_args(Purpose):
         raise ForeignDirectoryError(
             f"{root} is not empty, and sealserve did not make it: nothing in it was touched",
-            hint="Choose a directory that is new or empty (`state` in deployment.yaml; --directory of the demo).",
+            hint="Name a working directory that `sealserve up` made: what `state` in its deployment.yaml says."
+            if purpose is None
+            else "Choose a directory that is new or empty (`state` in deployment.yaml; --directory of the demo).",
         )
     if purpose is not None and found != purpose:
         raise ForeignDirectoryError(
@@ -107,14 +114,36 @@ def is_claimed(root: Path, purpose: Purpose | None = None) -> bool:
 
 
 def _marked_for(marker: Path) -> str:
-    """The first line of a marker that this user made; empty if there is none."""
+    """The first line of a marker; empty if there is none.
+
+    :raises ForeignDirectoryError: it is a marker, and another user made it.
+    """
     try:
         status = marker.lstat()
     except FileNotFoundError:
         return ""
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+    if not stat.S_ISREG(status.st_mode):
         return ""
+    if status.st_uid != os.geteuid():
+        raise _anothers(marker.parent, status.st_uid)
     return marker.read_bytes()[:100].partition(b"\n")[0].decode("ascii", "replace")
+
+
+def _owner(path: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return path.stat().st_uid
+    return None
+
+
+def _anothers(root: Path, owner: int | None) -> ForeignDirectoryError:
+    try:
+        name = pwd.getpwuid(-1 if owner is None else owner).pw_name
+    except KeyError:
+        name = str(owner)
+    return ForeignDirectoryError(
+        f"{root} belongs to user {name}: nothing in it was touched",
+        hint="Run the command as that user, or name another directory (`state` in deployment.yaml).",
+    )
 
 
 def require_own(directory: Path, status: os.stat_result) -> None:

@@ -25,7 +25,7 @@ from sealserve.enclave.measured import measured_settings
 from sealserve.errors import ModelError, SealError, TrustError
 from sealserve.evidence import SimulatedEnclave, ensure_simulated_platform, measure_simulated_enclave
 from sealserve.files import PRIVATE, explain_os_error, read_file, write_atomically
-from sealserve.gateway import Nginx, find_nginx
+from sealserve.gateway import Nginx, find_nginx, require_usable_path
 from sealserve.local.certificates import ensure_authority, ensure_server_certificate
 from sealserve.local.layout import Layout
 from sealserve.local.ports import require_free
@@ -116,11 +116,13 @@ def _timed(on_step: OnStep, text: str) -> Iterator[None]:
 
 
 def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address]:
-    """Look whether model and nginx are there and the ports are free, before anything is made.
+    """Look whether model and nginx are there, the ports free and the paths usable, before anything is made.
 
     :returns: nginx, and the addresses of broker and gateway with their ports settled.
     :raises ModelError: there is no model. :raises MachineError: there is no nginx, or a port is taken.
+    :raises ConfigurationError: nginx cannot take the working directory's path.
     """
+    require_usable_path(Layout(deployment.state.absolute()).nginx)
     if not deployment.model.path.exists():
         fetch = shlex.join(["sealserve", "model", "fetch", "efficientnet-lite0", "--to", str(deployment.model.path)])
         raise ModelError(

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sealserve.errors import InputError
 from sealserve.files import PRIVATE, explain_os_error
 from sealserve.local.layout import Layout
-from sealserve.local.proc import boot_id, is_alive
+from sealserve.local.proc import boot_id, facts_of, is_alive
 from sealserve.local.supervised import Phase
 
 
@@ -105,8 +105,8 @@ def cluster_lock(layout: Layout) -> Iterator[None]:
     descriptor = _open_lock(layout)
     try:
         if not _try_lock(descriptor):
-            state = read_state(layout)
-            who = f" (process {state.supervisor})" if state and state.supervisor_alive else ""
+            holder = lock_holder(layout)
+            who = f" (process {holder[0]})" if holder and is_alive(*holder) else ""
             option = shlex.join(["--state", str(layout.root)])
             raise AlreadyRunningError(
                 f"a cluster runs already in {layout.root}{who}",
@@ -116,9 +116,25 @@ def cluster_lock(layout: Layout) -> Iterator[None]:
             raise AlreadyRunningError(
                 f"{layout.root} was removed by a command that failed at this moment", hint="Run the command again."
             )
+        own = facts_of(os.getpid())
+        with contextlib.suppress(OSError):  # a full disk: who holds it is not known then, until there is a state
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {own.started if own else 0}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def lock_holder(layout: Layout) -> tuple[int, int] | None:
+    """The process that wrote itself into the lock last: its number, and its start in clock ticks since boot.
+
+    Means something only while the lock is held. While a cluster is prepared, there is no state yet.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        number, started = layout.lock.read_bytes()[:100].split()
+        return int(number), int(started)
+    state = read_state(layout)
+    return (state.supervisor, state.supervisor_ticks) if state is not None else None
 
 
 def is_running(layout: Layout) -> bool:

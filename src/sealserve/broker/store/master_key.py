@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from sealserve.broker.store.errors import StoreTamperedError, WrongMasterKeyError
-from sealserve.errors import ConfigurationError
+from sealserve.errors import ConfigurationError, KeyFileError
 from sealserve.files import PRIVATE, explain_os_error, read_secret_file, sync_directory, write_atomically
 from sealserve.secret import Secret
 
@@ -167,4 +167,10 @@ class MasterKeyPlace:
             yield self._read(self.next)
 
     def _read(self, path: Path) -> Secret:
+        if not path.exists():
+            raise KeyFileError(
+                f"there is no master key {path}, and the store is encrypted under it",
+                hint="Restore it from a backup. Without it the keys in the store are lost: if they may be, remove the "
+                f"store (broker.db) and what is left of {path.name}, and the next start makes both anew.",
+            )
         return read_secret_file(path, size=MASTER_KEY_SIZE, insecure_allow_readable_by_others=self.guarded)
