@@ -265,3 +265,9 @@ def test_an_input_must_be_named_where_there_are_several():
     assert input_spec(ONE_INPUT).name == "x"
     with pytest.raises(RequestRefusedError, match="several inputs: x, words"):
         input_spec(SIGNATURE)
+
+
+def test_a_picture_of_floating_point_pixels_is_refused(tmp_path):
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "x.tiff")
+    with pytest.raises(ImageError, match="which number is white"):
+        load_image(tmp_path / "x.tiff")

@@ -60,6 +60,26 @@ def test_another_policy_judges_it_otherwise(run, kept, platform, tmp_path):
     assert DIGEST.hex() in refused.output
 
 
+@pytest.mark.parametrize("command", [["verify", "--saved"], ["evidence", "verify"]])
+def test_both_commands_refuse_a_report_of_another_model(command, kept, platform, tmp_path):
+    write_policy(tmp_path / "stricter.yaml", platform, f"models: ['{bytes(32).hex()}']\n")
+    refused = CliRunner().invoke(cli, [*command, str(kept), "--policy", "stricter.yaml"])
+    assert refused.exit_code == 4, refused.output
+    assert DIGEST.hex() in refused.output
+
+
+@pytest.mark.parametrize("command", [["verify", "--saved"], ["evidence", "verify"]])
+def test_both_commands_refuse_a_report_with_forged_plain_text(command, run, replica, policy_file, tmp_path):
+    report = json.loads(run(replica.target, "--policy", policy_file, "--json").output)
+    forged = [{"name": "classifier", "version": 3, "digest": "ee" * 32}]
+    for change in ({"models": forged}, {"replica": "x"}, {"evidence": report["evidence"] | {"mrenclave": "00" * 32}}):
+        (tmp_path / "report.json").write_text(json.dumps(report | change))
+        refused = CliRunner().invoke(cli, [*command, "report.json", "--policy", policy_file])
+        assert refused.exit_code == 4, refused.output
+        assert "in plain text" in refused.output
+        assert "ee" * 32 not in refused.output
+
+
 def test_evidence_of_a_refused_replica_is_kept_for_whoever_wants_to_know(run, bad_replica, policy_file, tmp_path):
     assert run(bad_replica.target, "--policy", policy_file, "--save", "kept.json").exit_code == 4
     assert run("--saved", "kept.json", "--policy", policy_file).exit_code == 4

@@ -23,7 +23,9 @@ from sealserve.evidence import (
 )
 from sealserve.evidence.policy import CollateralSettings, MrEnclave, PlatformKind
 from sealserve.ratls import TlsIdentity, client_report_data, create_identity
+from sealserve.wire import attestation_pb2
 
+MODEL = b"\x5a" * 32
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -156,7 +158,9 @@ def test_a_certificate_is_judged_with_the_key_it_is_for(
 
 @pytest.fixture
 def report(platform: SimulatedPlatform) -> dict[str, str]:
-    nonce, key, claims = bytes(range(32)), bytes(32), b"\xa0"
+    nonce, key = bytes(range(32)), bytes(32)
+    model = attestation_pb2.ServedModel(name="classifier", version=3, digest=MODEL)
+    claims = attestation_pb2.Claims(replica="replica-1", models=[model]).SerializeToString()
     quote = platform.quote(ENCLAVE, client_report_data(nonce, key, claims))
     values = {"nonce": nonce, "key_sha256": key, "claims": claims, "quote": quote}
     return {name: value.hex() for name, value in values.items()}
@@ -168,10 +172,108 @@ def test_a_report_is_judged_with_its_nonce_key_and_claims(verify: Run, files: Pa
     code, out, _ = verify(path)
     assert code == 0
     assert "It was made for the nonce, the key and the claims of the report." in out
+    assert f"Models: classifier version 3 ({MODEL.hex()[:16]}…)" in out
     path.write_text(json.dumps({**report, "claims": "a100"}))
     code, out, _ = verify(path)
     assert code == 4
     assert "made for another key or another request" in out.replace("\n", " ").replace("  ", " ")
+
+
+def _listing(files: Path, *digests: bytes) -> None:
+    policy = files / "policy.yaml"
+    policy.write_text(policy.read_text() + f"models: {[digest.hex() for digest in digests]}\n")
+
+
+def test_a_report_of_another_model_than_the_policys_is_refused(
+    verify: Run, files: Path, report: dict[str, str]
+) -> None:
+    path = files / "report.json"
+    path.write_text(json.dumps(report))
+    _listing(files, bytes(32))
+    code, out, _ = verify(path)
+    assert code == 4
+    assert "✗ Models: " in out
+    assert "REFUSED" in out
+    assert MODEL.hex() in out
+    code, out, _ = verify(path, "--json")
+    told = json.loads(out)
+    assert (code, told["accepted"], told["steps"][-1]["outcome"]) == (4, False, "failed")
+    assert "models" not in told
+
+
+def test_a_report_of_the_policys_model_is_accepted_and_its_models_told(
+    verify: Run, files: Path, report: dict[str, str]
+) -> None:
+    path = files / "report.json"
+    path.write_text(json.dumps(report))
+    _listing(files, MODEL, bytes(32))
+    code, out, _ = verify(path, "--json")
+    assert code == 0
+    assert json.loads(out)["models"] == [{"name": "classifier", "version": 3, "digest": MODEL.hex()}]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"models": [{"name": "classifier", "version": 3, "digest": "00" * 32}]},
+        {"models": [{"name": "classifier", "version": 4, "digest": "5a" * 32}]},
+        {"models": []},
+        {"models": None},
+        {"replica": "replica-2"},
+        {"evidence": {"mrenclave": "00" * 32}},
+        {"evidence": {"report_data": "00" * 64}},
+        {"evidence": {"debug": 0}},
+        {"evidence": "good"},
+    ],
+)
+def test_a_report_that_says_in_plain_text_what_is_not_bound_is_refused(
+    verify: Run, files: Path, report: dict[str, str], forged: dict[str, Any]
+) -> None:
+    path = files / "report.json"
+    path.write_text(json.dumps({**report, **forged}))
+    code, out, _ = verify(path)
+    assert code == 4
+    assert "Plain text" in out
+    # Nor does it help to leave away what the claims are bound by.
+    quote = {"quote": report["quote"], **forged}
+    path.write_text(json.dumps(quote))
+    bound = client_report_data(*(bytes.fromhex(report[name]) for name in ("nonce", "key_sha256", "claims")))
+    assert verify(path, "--report-data", bound.hex())[0] == 4
+
+
+def test_evidence_without_claims_is_refused_by_a_policy_that_lists_models(
+    verify: Run, files: Path, identity: TlsIdentity
+) -> None:
+    (files / "certificate").write_bytes(identity.certificate.public_bytes(Encoding.PEM))
+    assert verify(files / "certificate")[0] == 0
+    code, out, _ = verify(files / "quote", "--report-data", REPORT_DATA.hex())
+    assert code == 0
+    assert "- Models: not known" in out
+    _listing(files, MODEL)
+    for arguments in ((files / "certificate",), (files / "quote", "--report-data", REPORT_DATA.hex())):
+        code, out, _ = verify(*arguments)
+        assert code == 4
+        assert "there are no claims" in " ".join(out.split())
+
+
+def test_claims_count_only_if_the_quote_was_held_against_them(verify: Run, files: Path, report: dict[str, str]) -> None:
+    """Report data given by hand is that of the quote, and not that of the file's claims."""
+    path = files / "report.json"
+    quote = (files / "quote").read_bytes().hex()
+    path.write_text(json.dumps({**report, "quote": quote}))
+    assert verify(path)[0] == 4
+    assert verify(path, "--report-data", REPORT_DATA.hex())[0] == 0
+    _listing(files, MODEL)
+    assert verify(path, "--report-data", REPORT_DATA.hex())[0] == 4
+
+
+def test_a_report_whose_certificate_is_another_keys_is_an_input_error(
+    verify: Run, files: Path, report: dict[str, str], identity: TlsIdentity
+) -> None:
+    path = files / "report.json"
+    for certificate in (identity.certificate.public_bytes(Encoding.PEM).decode(), "none", 5):
+        path.write_text(json.dumps({**report, "certificate": certificate}))
+        assert verify(path)[0] == 3
 
 
 @pytest.mark.parametrize("change", [{"quote": 5}, {"quote": "xx"}, {"nonce": "00"}, {"key_sha256": "zz"}])
@@ -326,3 +428,21 @@ def test_an_original_policy_that_accepts_anything_is_not_taken_over(run: Run, or
     assert code == 3
     assert "any enclave would be accepted" in error
     assert not (tmp_path / "new.yaml").exists()
+
+
+@pytest.mark.parametrize(("name", "setting"), [("collateral.json", "collateral"), ("root.pem", "trust_root")])
+def test_a_file_that_is_missing_is_told_with_the_policy_that_names_it(
+    verify: Run, files: Path, name: str, setting: str
+) -> None:
+    (files / name).unlink()
+    code, out, error = verify(files / "quote")
+    assert code == 3
+    assert f"`{setting}` in the policy {files / 'policy.yaml'}" in " ".join((out + error).split())
+
+
+def test_roots_of_the_same_name_are_told_apart(verify: Run, files: Path) -> None:
+    other = make_platform()
+    (files / "root.pem").write_text(other.root_pem)
+    code, out, _ = verify(files / "quote")
+    assert code == 4
+    assert out.count("(SHA-256 ") >= 2

@@ -470,3 +470,33 @@ def test_short_work_shows_no_progress(model_dir: Path, tmp_path: Path, key_file:
     (model_dir / "1" / "saved_model.pb").write_bytes(b"x")
     _, shown = on_terminal("seal", model_dir, tmp_path / "out", "--key", key_file, "--mount", "/m")
     assert shown == b""
+
+
+def test_one_encrypted_file_is_verified(model_dir: Path, tmp_path: Path, key_file: Path) -> None:
+    out = tmp_path / "out"
+    run(seal, model_dir, out, "--key", key_file, "--mount", "/m")
+    name = next(path.relative_to(model_dir) for path in sorted(model_dir.rglob("*")) if path.is_file())
+    told = json.loads(run(seal, "verify", out / name, "--key", key_file, "--json").stdout)
+    assert (told["path"], told["size"]) == (f"/m/{name}", (model_dir / name).stat().st_size)
+    refusal(seal, "verify", out / name, "--key", key_file, "--mount", "/m")
+    damaged = bytearray((out / name).read_bytes())
+    damaged[100] ^= 1
+    (out / name).write_bytes(damaged)
+    refusal(seal, "verify", out / name, "--key", key_file)
+
+
+def test_a_relative_mount_path_is_refused(model_dir: Path, tmp_path: Path, key_file: Path) -> None:
+    error = refusal(seal, model_dir, tmp_path / "out", "--key", key_file, "--mount", "models/m")
+    assert "not absolute" in error.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_command_is_no_model_directory() -> None:
+    result = CliRunner().invoke(seal, ["veriffy", "x"])
+    assert result.exit_code == 2
+    assert "Did you mean 'verify'?" in result.output
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_a_key_needs_the_name_of_a_file(name: str) -> None:
+    assert "exists already" not in refusal(key_command, "generate", name).message

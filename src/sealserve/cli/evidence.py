@@ -98,11 +98,16 @@ def verify(
     --json`. The exit code is 0 if the policy accepts it and 4 if not. A certificate and a report tell what the quote
     must be over. For a quote alone --report-data does; without it nobody can say for whom and when it was made, and the
     evidence does not count as accepted.
+
+    Of models, what the quote is bound to counts, and nothing else. A policy that lists models refuses evidence that
+    says nothing of them: a quote alone, or a certificate.
     """
     from rich.console import Console
 
+    from sealserve.cli.evidence_claims import judge_stored
     from sealserve.cli.evidence_display import Page, show_appraisal
     from sealserve.cli.evidence_files import read_evidence_file
+    from sealserve.client.stored_claims import claims_as_dict
     from sealserve.errors import EvidenceError, InputError
     from sealserve.evidence import AppraisalPolicy, Collateral
 
@@ -113,10 +118,10 @@ def verify(
             f"{file} holds collateral, and no evidence", hint="`sealserve evidence show` explains collateral."
         )
     policy = AppraisalPolicy.load(policy_file)
-    asked = report_data if report_data is not None else found.report_data
-    appraisal = policy.appraise_with_steps(found.quote, report_data=asked, now=now)
+    appraisal, claims = judge_stored(found, policy, report_data=report_data, now=now)
     if as_json:
-        click.echo(json.dumps(appraisal.as_dict() | {"source": found.kind}))
+        claimed = {} if claims is None else claims_as_dict(claims)
+        click.echo(json.dumps(appraisal.as_dict() | claimed | {"source": found.kind}))
     else:
         moment = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
         binding = found.binding if report_data is None else "the report data given"

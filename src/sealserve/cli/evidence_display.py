@@ -1,10 +1,12 @@
 """What ``sealserve evidence`` prints for people, on terminals from 60 columns on and in pipes.
 
-Prose is wrapped at the terminal's width. Values that one copies, such as measurements, are never broken.
+Prose is wrapped at the terminal's width, and not in pipes (unless COLUMNS is set).
+Values that one copies, such as measurements, are never broken.
 """
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ SIMULATED = "SIMULATED, NO PROTECTION"
 
 _MARKS = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "skipped": ("-", "dim")}
 _LEAST_WIDTH = 40
+_UNWRAPPED = 1_000_000
 _TITLES = {
     "tee": "TEE",
     "fmspc": "FMSPC",
@@ -47,7 +50,8 @@ class Page:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._width = max(console.width, _LEAST_WIDTH)
+        wrapped = console.is_terminal or os.environ.get("COLUMNS")
+        self._width = max(console.width, _LEAST_WIDTH) if wrapped else _UNWRAPPED
 
     def title(self, text: str) -> None:
         """A blank line and a title."""

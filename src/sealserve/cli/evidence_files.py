@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sealserve.errors import InputError
+from sealserve.errors import InputError, SealserveError
 from sealserve.evidence import Collateral
 from sealserve.evidence.description import decode_quote
 from sealserve.files import read_file
@@ -22,12 +23,16 @@ class StoredEvidence:
 
     :param kind: for people. :param report_data: 64 bytes; none if the file does not tell.
     :param binding: what the report data stands for, for people.
+    :param claims: what the replica said of itself, if ``report_data`` is a hash over it.
+    :param told: what the file says in plain text beside the evidence, believed by nobody.
     """
 
     kind: str
     quote: bytes
     report_data: bytes | None = None
     binding: str = ""
+    claims: bytes | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_evidence_file(path: Path) -> StoredEvidence | Collateral:
@@ -83,10 +88,27 @@ def _from_json(data: bytes, path: Path) -> StoredEvidence | Collateral:
         nonce, key, claims = (_hexadecimal(found, name, path) for name in ("nonce", "key_sha256", "claims"))
         if len(nonce) != 32 or len(key) != 32:
             raise InputError(f"{path}: nonce and key_sha256 must have 32 bytes")
+        _check_certificate(found, key, path)
         binding = "the nonce, the key and the claims of the report"
         report_data = client_report_data(nonce, key, claims)
-        return StoredEvidence("a report of sealserve verify", quote, report_data, binding)
-    return StoredEvidence("a JSON document with a quote", quote)
+        return StoredEvidence("a report of sealserve verify", quote, report_data, binding, claims, found)
+    return StoredEvidence("a JSON document with a quote", quote, told=found)
+
+
+def _check_certificate(found: dict[str, Any], key: bytes, path: Path) -> None:
+    """A report's certificate, where it has one, must be that of its key."""
+    from cryptography import x509
+
+    from sealserve.ratls import spki_digest
+
+    if "certificate" not in found:
+        return
+    try:
+        same = spki_digest(x509.load_pem_x509_certificate(str(found["certificate"]).encode())) == key
+    except (ValueError, SealserveError) as error:
+        raise InputError(f"{path}: certificate is none in PEM") from error
+    if not same:
+        raise InputError(f"{path} is damaged: its key is not that of its certificate")
 
 
 def _hexadecimal(found: dict[str, Any], name: str, path: Path) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -56,6 +57,12 @@ def explain_missing_module(error: ModuleNotFoundError) -> SealserveError:
 def explain_system_error(error: OSError) -> SealserveError:
     """The error for what no command expected of the system: most often a full disk behind standard output."""
     return explain_os_error(error, error.filename or "the output", "write" if error.filename is None else "use")
+
+
+def did_you_mean(given: str, names: Iterable[str]) -> str:
+    """The end of a message about a name that is none of ``names``: those that are like it; empty if there are none."""
+    similar = [f"'{name}'" for name in difflib.get_close_matches(given, names)]
+    return f" Did you mean {' or '.join(similar)}?" if similar else ""
 
 
 def show_failure(error: BaseException, *, machine_readable: bool) -> int:

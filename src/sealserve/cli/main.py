@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from sealserve import __version__, logs
-from sealserve.cli.failures import explain_missing_module, explain_system_error, show_failure
+from sealserve.cli.failures import did_you_mean, explain_missing_module, explain_system_error, show_failure
 from sealserve.cli.streams import prepare_streams
 
 # Command name → (module, attribute). Loaded when asked for.
@@ -56,6 +56,17 @@ class LazyGroup(click.Group):
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.{attribute} is not a command")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if args[0] in COMMANDS:
+                raise
+            # Click itself compares with commands that are loaded.
+            raise click.UsageError(error.message + did_you_mean(args[0], COMMANDS), ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sealserve.cli.failures import say
+from sealserve.cli.failures import did_you_mean, say
 from sealserve.cli.progress import progress_bar
 from sealserve.cli.signals import interrupted_by_termination
+from sealserve.errors import InputError
 from sealserve.logs import printable
 
 if TYPE_CHECKING:
     from sealserve.sealing import SealedModel
+    from sealserve.sealing.bulk import Progress
     from sealserve.secret import Secret
 
 # That it cannot be read is told by the command, with a hint, and is no wrong command line.
@@ -46,6 +49,9 @@ class _SealGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.default is not None and args[0] not in self.commands:
+            similar = did_you_mean(args[0], self.commands)
+            if similar and not os.path.lexists(args[0]):
+                raise click.UsageError(f"There is no directory or command {args[0]!r}.{similar}", ctx)
             return "", self.default, args
         return super().resolve_command(ctx, args)
 
@@ -140,6 +146,11 @@ def _seal_directory(
     """Seal a model."""
     from sealserve.sealing import read_wrap_key, seal_model
 
+    if not mount.startswith("/"):
+        raise InputError(
+            f"the mount path {mount!r} is not absolute",
+            hint="Give the path at which the enclave sees the model, e.g. --mount /models/NAME.",
+        )
     with (
         interrupted_by_termination(),
         read_wrap_key(key_file, insecure_allow_readable_key=readable) as key,
@@ -173,21 +184,49 @@ if isinstance(seal, _SealGroup):
 
 
 @seal.command(short_help="Check a sealed model, and keep nothing.")
-@click.argument("directory", type=_directory)
+@click.argument("path", type=_directory)
 @key_options
 @_mount_option
 @_digest_option
 @_json_option
 def verify(
-    directory: Path, *, key_file: Path, readable: bool, mount: str | None, digest: bytes | None, as_json: bool
+    path: Path, *, key_file: Path, readable: bool, mount: str | None, digest: bytes | None, as_json: bool
 ) -> None:
-    """Decrypt and check everything in DIRECTORY against its list, and keep nothing."""
+    """Decrypt and check everything in PATH, a sealed model, against its list, and keep nothing.
+
+    PATH may be a single encrypted file, too. Then its content and its path are checked, and nothing says whether it
+    belongs to a model.
+    """
     from sealserve.sealing import open_sealed_model, read_wrap_key
 
     with read_wrap_key(key_file, insecure_allow_readable_key=readable) as key, progress_bar("verifying") as progress:
-        model = open_sealed_model(directory, key, mount=_mount(directory, key, mount), expected_digest=digest)
-        model.verify(progress=progress)
-    _print(model, f"verified {directory}", as_json=as_json)
+        if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises if a name is too long
+            if mount is not None or digest is not None:
+                raise InputError(
+                    f"{path} is a file, and --mount and --digest are about a sealed model",
+                    hint="Name the directory of the sealed model, or leave the options out.",
+                )
+            file = _verify_file(path, key, progress)
+        else:
+            model = open_sealed_model(path, key, mount=_mount(path, key, mount), expected_digest=digest)
+            model.verify(progress=progress)
+            file = None
+    if file is None:
+        _print(model, f"verified {path}", as_json=as_json)
+    elif as_json:
+        click.echo(json.dumps(file))
+    else:
+        click.echo(printable(f"verified {path}: one file, {file['size']:,} bytes, for {file['path']}"))
+        click.echo(f"SHA-256: {file['sha256']}")
+
+
+def _verify_file(path: Path, key: Secret, progress: Progress) -> dict[str, Any]:
+    from sealserve.sealing.pipeline import copy_plaintext
+    from sealserve.sealing.reader import EncryptedReader
+
+    with EncryptedReader.open(path, key) as reader:
+        digest = copy_plaintext(reader, None, progress=progress)
+        return {"file": str(path), "path": reader.path, "size": reader.size, "sha256": digest.hex()}
 
 
 @seal.command(short_help="Tell what an encrypted file or a sealed model is.")

@@ -34,7 +34,7 @@ class Deadline:
         left = self._moment - time.monotonic()
         if left <= 0:
             raise DeadlinePassedError(
-                f"no result within {self.seconds:g} s; the time ran out while {doing}",
+                f"no result within {_rounded(self.seconds)} s; the time ran out while {doing}",
                 hint="Check that the target is up and reachable, or allow more time (timeout).",
             )
         return left
@@ -42,3 +42,8 @@ class Deadline:
     def within(self, seconds: float) -> Self:
         """The earlier one of this deadline and ``seconds`` from now."""
         return type(self)(max(min(seconds, self._moment - time.monotonic()), 1e-6))
+
+
+def _rounded(seconds: float) -> str:
+    """Seconds to the millisecond."""
+    return f"{max(seconds, 0.001):.3f}".rstrip("0").rstrip(".")

@@ -1,7 +1,8 @@
-"""What the client's commands print for people, on terminals from 60 columns on and in pipes."""
+"""What the client's commands print for people, on terminals from 60 columns on, and in pipes without wrapping."""
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ SIMULATED = "SIMULATED - NO PROTECTION"
 
 _MARK = 8  # columns of the outcome
 _ENOUGH = 40  # columns that a detail should have
+_UNWRAPPED = 1_000_000
 _MARKS = {"ok": ("ok", "green"), "failed": ("FAILED", "bold red"), "skipped": ("-", "dim")}
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,11 +39,12 @@ def show_report(console: Console, report: Report) -> None:
     console.print()
     titles = max((len(check.title) for check in report.checks), default=0)
     # Beside their titles where there is room for it, else below them.
-    beside = console.width >= _MARK + titles + 2 + _ENOUGH
+    width = _width(console)
+    beside = width >= _MARK + titles + 2 + _ENOUGH
     indent = _MARK + titles + 2 if beside else _MARK
     for check in report.checks:
         mark, style = _MARKS[check.outcome]
-        lines = textwrap.wrap(check.detail, max(console.width - indent, 20)) or [""]
+        lines = textwrap.wrap(check.detail, max(width - indent, 20)) or [""]
         head = Text.assemble((f"{mark:<{_MARK}}", style), (check.title, "" if beside else "bold"))
         if beside:
             head.append(" " * (indent - len(head)) + lines.pop(0))
@@ -70,9 +73,10 @@ def _show_outcome(console: Console, report: Report) -> None:
         return
     console.print(Text.assemble(("REFUSED", "bold red"), f"  in {milliseconds}"))
     if report.error is not None:
-        console.print(Text(report.error.message))
-        if report.error.hint:
-            console.print(Text(report.error.hint))
+        for text in filter(None, (report.error.message, report.error.hint)):
+            for line in text.splitlines():
+                for piece in textwrap.wrap(line, _width(console), break_long_words=False, break_on_hyphens=False):
+                    _print(console, Text(piece))
 
 
 def show_verified(console: Console, replica: VerifiedReplica) -> None:
@@ -114,6 +118,11 @@ def _show_head(console: Console, name: str, prediction: Prediction) -> None:
             (f"{prediction.seconds * 1000:.0f} ms", "dim"),
         )
     )
+
+
+def _width(console: Console) -> int:
+    """Where prose is wrapped: nowhere in a pipe, unless COLUMNS says where."""
+    return console.width if console.is_terminal or os.environ.get("COLUMNS") else _UNWRAPPED
 
 
 def _print(console: Console, text: Text) -> None:

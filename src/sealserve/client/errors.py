@@ -41,6 +41,10 @@ class EvidenceMissingError(EvidenceError):
     """What answers at the target gives no evidence: it is no replica, or does not behave like one."""
 
 
+class StoredEvidenceAlteredError(EvidenceError):
+    """A file with evidence says in plain text something else than what its quote is bound to."""
+
+
 class ModelNotAcceptedError(PolicyRefusedError):
     """The enclave is accepted, but it serves a model whose digest the policy does not list."""
 

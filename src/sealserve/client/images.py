@@ -47,7 +47,7 @@ def load_image(path: Path) -> Image.Image:
             picture = Image.open(io.BytesIO(data))
             if picture.width * picture.height > MAX_PIXELS:
                 raise _too_many_pixels(path)
-            return _as_rgb(ImageOps.exif_transpose(picture))
+            return _as_rgb(ImageOps.exif_transpose(picture), path)
     except Image.DecompressionBombError as error:  # Pillow's own limit, where it comes first
         raise _too_many_pixels(path) from error
     except UnidentifiedImageError as error:
@@ -120,12 +120,23 @@ def image_tensor(
             )
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
+def _as_rgb(picture: Image.Image, path: Path) -> Image.Image:
     if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
         layered = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
-    if picture.mode.startswith("I;16") or picture.mode in {"I", "F"}:
+    if picture.mode == "F":
+        # 0..1, 0..255, or a measurement: the file does not say.
+        raise ImageError(
+            f"{path} has floating-point pixels, and does not say which number is white",
+            hint="Save it with 8 or 16 bits a pixel, or send it as an array (--npy).",
+        )
+    if picture.mode.startswith("I"):
         values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if picture.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise ImageError(
+                f"{path} has pixels beyond 0 to 65535, and does not say which number is white",
+                hint="Save it with 8 or 16 bits a pixel, or send it as an array (--npy).",
+            )
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
         return Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8)).convert("RGB")
     return picture.convert("RGB")

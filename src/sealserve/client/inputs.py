@@ -68,7 +68,10 @@ def input_spec(signature: Signature, name: str | None = None) -> TensorSpec:
     """
     names = ", ".join(signature.inputs)
     if name is None and len(signature.inputs) != 1:
-        raise RequestRefusedError(f"the signature {signature.name} has several inputs: {names}", hint="Name one.")
+        raise RequestRefusedError(
+            f"the signature {signature.name} has several inputs: {names}",
+            hint="A picture is one input. Give all as arrays: --npy NAME=FILE for each, or --input-json FILE.",
+        )
     try:
         return signature.inputs[name or next(iter(signature.inputs))]
     except KeyError:

@@ -8,7 +8,8 @@ to others *when*: the nonce was known to whoever wrote the file.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,16 @@ _FIELDS = ("certificate", "nonce", "key_sha256", "quote", "claims", "at", "targe
 
 @dataclass(frozen=True)
 class KeptEvidence:
-    """Evidence, where it came from, and when by the clock of whoever asked for it."""
+    """Evidence, where it came from, and when by the clock of whoever asked for it.
+
+    :param told: what the file said in plain text beside the evidence, believed by nobody.
+    """
 
     target: str
     server_name: str
     at: datetime
     presented: PresentedEvidence
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """What the file holds."""
@@ -65,8 +70,9 @@ def read_kept(path: Path) -> KeptEvidence:
     """
     data = read_file(path, limit=_MOST)
     try:
-        found = {name: str(value) for name, value in json.loads(data).items() if name in _FIELDS}
-        tls = json.loads(data).get("tls") or {}
+        document = json.loads(data)
+        found = {name: str(value) for name, value in document.items() if name in _FIELDS}
+        tls = document.get("tls") or {}
         certificate = x509.load_pem_x509_certificate(found["certificate"].encode())
         nonce, key, quote, claims = (bytes.fromhex(found[n]) for n in ("nonce", "key_sha256", "quote", "claims"))
         facts = TlsFacts(*(printable(str(tls.get(name, "?"))) for name in ("version", "cipher")))
@@ -80,4 +86,4 @@ def read_kept(path: Path) -> KeptEvidence:
     presented = PresentedEvidence(quote, claims, nonce, certificate, key, facts)
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     target, name = (" ".join(printable(found[field]).split()) for field in ("target", "server_name"))
-    return KeptEvidence(target, name, at, presented)
+    return KeptEvidence(target, name, at, presented, document)

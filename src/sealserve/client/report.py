@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,14 +12,13 @@ from sealserve.addresses import parse_address
 from sealserve.client.attestation import (
     Claims,
     PresentedEvidence,
-    check_models,
     open_connection,
-    parse_claims,
     request_evidence,
 )
 from sealserve.client.deadline import Deadline
 from sealserve.client.kept import KeptEvidence
 from sealserve.client.server_name import DEFAULT_SERVER_NAME, check_server_name
+from sealserve.client.stored_claims import PLAIN_TEXT_HOLDS, check_plain_text, claims_as_dict, judge_claims
 from sealserve.client.tls import client_context
 from sealserve.errors import SealserveError, TrustError
 from sealserve.evidence import AppraisalPolicy, VerifiedEvidence
@@ -93,10 +93,7 @@ class Report:
             out["evidence"] = self.evidence.as_dict()
         # What a replica claims counts only if its evidence was accepted.
         if self.claims is not None and self.accepted:
-            out["replica"] = self.claims.replica
-            out["models"] = [
-                {"name": m.name, "version": m.version, "digest": m.digest.hex()} for m in self.claims.models
-            ]
+            out |= claims_as_dict(self.claims)
         if self.error is not None:
             out["refusal"] = self.error.as_dict()
         return out
@@ -162,7 +159,7 @@ def rejudge(kept: KeptEvidence, policy: AppraisalPolicy, *, now: float | None = 
     detail = f"asked for on {kept.at:%Y-%m-%d %H:%M:%S %Z}, {age / 3600:,.1f} hours ago, by the word of the file alone"
     report.checks.append(Check("freshness", "Fresh", ok=None, detail=detail))
     try:
-        _appraise(report, policy, now)
+        _appraise(report, policy, now, kept.told)
     except TrustError as error:
         report.error = error
     report.seconds = time.monotonic() - started
@@ -175,7 +172,9 @@ def _describe(report: Report, presented: PresentedEvidence) -> None:
     report.checks.append(Check("evidence", "Evidence given", ok=True, detail=detail))
 
 
-def _appraise(report: Report, policy: AppraisalPolicy, now: float | None = None) -> None:
+def _appraise(
+    report: Report, policy: AppraisalPolicy, now: float | None = None, told: Mapping[str, Any] | None = None
+) -> None:
     presented = report.presented
     if presented is None:
         raise TrustError("there is no evidence to appraise")
@@ -183,16 +182,21 @@ def _appraise(report: Report, policy: AppraisalPolicy, now: float | None = None)
     report.evidence = appraisal.evidence
     report.checks += [Check(s.name, s.title, s.ok, s.detail) for s in appraisal.steps if s.name != "result"]
     try:
-        appraisal.require()
+        evidence = appraisal.require()
     except TrustError:
         report.checks.append(Check("models", "Models", ok=None, detail="not reached"))
         raise
     try:
-        report.claims = parse_claims(presented.claims)
-        check_models(report.claims, policy)
+        report.claims, detail = judge_claims(presented.claims, policy)
     except TrustError as error:
         report.checks.append(Check("models", "Models", ok=False, detail=error.message))
         raise
-    served = ", ".join(f"{m.name} version {m.version} ({m.digest.hex()[:16]}…)" for m in report.claims.models) or "none"
-    listed = "" if policy.models else "; any model is accepted"
-    report.checks.append(Check("models", "Models", ok=True, detail=served + listed))
+    report.checks.append(Check("models", "Models", ok=True, detail=detail))
+    if told is None:
+        return
+    try:
+        check_plain_text(told, presented.claims, evidence)
+    except TrustError as error:
+        report.checks.append(Check("plain-text", "Plain text", ok=False, detail=error.message))
+        raise
+    report.checks.append(Check("plain-text", "Plain text", ok=True, detail=PLAIN_TEXT_HOLDS))

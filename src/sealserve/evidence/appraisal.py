@@ -49,7 +49,7 @@ class Step:
     @property
     def title(self) -> str:
         """What the check is about, for people."""
-        return TITLES.get(self.name, self.name)
+        return TITLES.get(self.name, self.name.replace("-", " ").capitalize())
 
     def as_dict(self) -> dict[str, str]:
         """A JSON-ready form."""

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.errors import EvidenceError
@@ -67,7 +68,11 @@ def check_quote_root(chain: PckChain, root: TrustRoot) -> None:
 
 
 def _other_root(what: str, found: x509.Certificate, root: TrustRoot) -> str:
-    return f"{what} ends in {display_name(found.subject)}, which is not the trusted root {root.name}"
+    # Roots of simulated platforms all have the same name.
+    shown = display_name(found.subject), found.fingerprint(hashes.SHA256()).hex()[:16]
+    return "{} ends in {} (SHA-256 {}…), which is not the trusted root {} (SHA-256 {}…)".format(
+        what, *shown, root.name, root.fingerprint.hex()[:16]
+    )
 
 
 def check_dates(validities: Iterable[Validity], now: datetime) -> None:

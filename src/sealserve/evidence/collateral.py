@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from cryptography import x509
 
+from sealserve.errors import SealserveError
 from sealserve.evidence.certificates import CERTIFICATE_ERRORS, display_name
-from sealserve.evidence.errors import CollateralError, CollateralMalformedError
+from sealserve.evidence.errors import CollateralError, CollateralMalformedError, named_in_policy
 from sealserve.evidence.validity import Validity
 from sealserve.files import explain_os_error, read_file
 
@@ -144,10 +145,14 @@ class FixedCollateral:
 
 
 class FileCollateral:
-    """Collateral from a JSON file, read again when the file changes. Safe for several threads."""
+    """Collateral from a JSON file, read again when the file changes. Safe for several threads.
 
-    def __init__(self, path: Path) -> None:
+    :param named_by: the policy that names the file, for errors; empty if none does.
+    """
+
+    def __init__(self, path: Path, *, named_by: str = "") -> None:
         self.path = path
+        self._named_by = named_by
         self._lock = threading.Lock()
         self._state: tuple[int, int, int] | None = None
         self._current: Collateral | None = None
@@ -160,7 +165,7 @@ class FileCollateral:
         try:
             status = self.path.stat()
         except OSError as error:
-            raise explain_os_error(error, self.path, "read") from error
+            raise self._unreadable(error) from error
         state = (status.st_ino, status.st_size, status.st_mtime_ns)
         with self._lock:
             if self._current is None or state != self._state:
@@ -172,6 +177,10 @@ class FileCollateral:
                     ) from error
                 self._state = state
             return self._current
+
+    def _unreadable(self, error: OSError) -> SealserveError:
+        found = explain_os_error(error, self.path, "read")
+        return named_in_policy(found, self._named_by, "collateral") if self._named_by else found
 
 
 def _json_object(text: str | bytes, what: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sealserve.errors import EvidenceError, MachineError, PolicyRefusedError, UnavailableError
+from sealserve.errors import EvidenceError, MachineError, PolicyRefusedError, SealserveError, UnavailableError
 
 __all__ = [
     "AttestationError",
@@ -192,6 +192,15 @@ _GRAVEST_FIRST = (
     TcbRefusedError,
     MachineRefusedError,
 )
+
+
+def named_in_policy(error: SealserveError, policy: str, setting: str) -> SealserveError:
+    """The same error about a file, saying where its path stands.
+
+    :param policy: the name of the policy. :param setting: of the policy, that has the path.
+    """
+    hint = f"It is `{setting}` in the policy {policy}, whose paths are relative to the policy's own directory."
+    return type(error)(error.message, hint=" ".join(filter(None, (error.hint, hint))))
 
 
 def join_refusals(refusals: Sequence[EvidenceRefusedError], *, hint: str | None = None) -> EvidenceRefusedError:

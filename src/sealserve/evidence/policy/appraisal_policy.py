@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sealserve.configuration import load_yaml
-from sealserve.errors import ConfigurationError, SealserveError
+from sealserve.errors import ConfigurationError, InputError, SealserveError
 from sealserve.evidence.appraisal import Appraisal, Record
 from sealserve.evidence.attester import REPORT_DATA_SIZE
 from sealserve.evidence.collateral import CollateralSource, FileCollateral
@@ -19,6 +19,7 @@ from sealserve.evidence.errors import (
     EvidenceRefusedError,
     SimulatedEvidenceRefusedError,
     join_refusals,
+    named_in_policy,
 )
 from sealserve.evidence.policy.document import EnclaveReference, PolicyDocument, TrustDomainSettings
 from sealserve.evidence.policy.requirements import (
@@ -113,7 +114,10 @@ class AppraisalPolicy:
         :raises ConfigurationError: trust root and policy do not go together. :raises InputError: a file cannot be read.
         """
         if root is None:
-            root = TrustRoot.intel() if document.trust_root is None else TrustRoot.from_pem(document.trust_root)
+            try:
+                root = TrustRoot.intel() if document.trust_root is None else TrustRoot.from_pem(document.trust_root)
+            except InputError as error:
+                raise named_in_policy(error, name, "trust_root") from error
         references = [_enclave(reference) for reference in document.enclaves]
         domains = [_trust_domain(reference) for reference in document.trust_domains]
         if not all(domain.pins_software for domain in domains):
@@ -122,7 +126,7 @@ class AppraisalPolicy:
             event(_log, logging.WARNING, "insecure-policy-loaded", policy=name, accepts="collateral over plain http")
         return cls(
             root=root,
-            collateral=document.collateral.source(root, clock=clock),
+            collateral=document.collateral.source(root, clock=clock, named_by=name),
             platform=PlatformKind(document.tee, document.insecure_accept_simulated_platform),
             enclaves=AnyOf([*references, *domains]),
             tcb=TcbCurrent(

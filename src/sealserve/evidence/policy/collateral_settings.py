@@ -95,14 +95,16 @@ class CollateralSettings(Settings):
     def _shortest_form(self, handler: SerializerFunctionWrapHandler) -> Any:
         return str(self.file) if self.file is not None else handler(self)
 
-    def source(self, root: TrustRoot, *, clock: Callable[[], float] = time.time) -> CollateralSource:
+    def source(
+        self, root: TrustRoot, *, clock: Callable[[], float] = time.time, named_by: str = ""
+    ) -> CollateralSource:
         """What gives the collateral.
 
-        :param root: whose collateral is kept.
+        :param root: whose collateral is kept. :param named_by: the policy that this is a part of, for errors.
         :raises ConfigurationError: ``ca`` holds no certificates.
         """
         if self.file is not None:
-            return FileCollateral(self.file)
+            return FileCollateral(self.file, named_by=named_by)
         if self.service is None:
             raise AssertionError("neither a file nor a service")  # the validator has seen to it
         return ServiceCollateral(
