@@ -19,8 +19,8 @@ from sealserve.serving.request_threads import RequestThreads
 class Call:
     """A request and its context. Its message comes when it is let, or never."""
 
-    def __init__(self, *messages, metadata=()):
-        self._messages, self._metadata = messages, metadata
+    def __init__(self, *messages, metadata=(), peer="ipv4:127.0.0.1:1"):
+        self._messages, self._metadata, self._peer = messages, metadata, peer
         self.cancelled, self.come, self.callbacks = threading.Event(), threading.Event(), []
 
     def cancel(self):
@@ -35,6 +35,9 @@ class Call:
             return False
         self.callbacks.append(callback)
         return True
+
+    def peer(self):
+        return self._peer
 
     def invocation_metadata(self):
         return self._metadata
@@ -76,6 +79,22 @@ def test_the_one_that_waits_longest_goes_for_a_new_one():
     assert [outcome for _, outcome in begun] == [[grpc.RpcError], [b"b"], [b"c"]]
 
 
+def test_the_connection_with_most_loses_its_oldest_and_others_none():
+    admission = Admission(Limits(receiving=4))
+    honest = Call(b"a", peer="ipv4:127.0.0.1:2")
+    strangers = [Call(b"b", peer=f"ipv4:127.0.0.1:{number}") for number in (3, 3, 4, 4, 5)]
+    begun = [begin(admission, call) for call in (honest, *strangers)]
+    assert not honest.cancelled.is_set()
+    assert [call.cancelled.is_set() for call in strangers] == [True, False, True, False, False]
+    assert admission._peers.keys() == admission._receiving.keys()
+    for call in (honest, *strangers):
+        call.come.set()
+    for thread, _ in begun:
+        thread.join(20)
+    assert begun[0][1] == [b"a"]
+    assert not admission._peers
+
+
 def test_late_messages_are_not_waited_for_and_early_ones_are():
     admission, call = Admission(Limits(receive_seconds=1000)), Call(b"a")
     thread, outcome = begin(admission, call)
@@ -111,6 +130,30 @@ def test_when_memory_is_short_slow_messages_go_and_new_ones_stay(monkeypatch):
         thread.join(20)
 
 
+def test_memory_that_stays_when_all_slow_messages_are_gone_is_not_that_of_messages(monkeypatch):
+    heap = [100]
+    monkeypatch.setattr(admission_module, "give_back", lambda: None)
+    admission = Admission(Limits(message_bytes=10, buffered_bytes=10), heap_bytes=lambda: heap[0])
+    admission.look()
+
+    def upload_goes():
+        """Somebody is always waited for."""
+        call = Call()
+        admission._receiving[call] = time.monotonic() - 1
+        admission.look()
+        admission._receiving.clear()
+        return call.cancelled.is_set()
+
+    assert not upload_goes()
+    heap[0] = 1000  # a model was loaded
+    assert upload_goes()
+    heap[0] = 1005
+    cancelled = [upload_goes() for _ in range(20)]
+    assert cancelled == [True] * admission_module._PATIENCE + [False] * (20 - admission_module._PATIENCE)
+    heap[0] = 1011  # against what was there at the lowest
+    assert upload_goes()
+
+
 def test_a_request_without_a_message_and_large_headers_are_refused():
     call = Call()
     call.come.set()
@@ -135,6 +178,9 @@ def test_work_is_bounded_by_number_and_by_bytes_and_given_back():
             pass
     with admission.work(Call(), 10):
         pass
+    with admission.work(Call(), 11), pytest.raises(OverloadedError), admission.work(Call(), 1):
+        pass  # the largest message, with its fields, has a place alone
+    assert admission._bytes == 0
 
 
 def test_answers_are_counted_until_they_are_fetched_and_the_oldest_goes_for_a_new_one():

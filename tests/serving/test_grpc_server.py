@@ -332,7 +332,7 @@ def test_any_request_is_answered_or_refused_as_a_request(core, inputs, version, 
     for name, tensor in inputs.items():
         message.inputs[name].CopyFrom(tensor)
     try:
-        answer = PredictionService(core, max_tensor_bytes=1 << 16).predict(message, Context())
+        answer = PredictionService(core, max_bytes=1 << 16).predict(message, Context())
     except RequestError:
         return
     assert list(answer.outputs) == ["y"]

@@ -40,6 +40,14 @@ def test_files_are_read_as_they_were_written():
         assert Path(path_of(files["saved_model.pb"])).read_bytes() == MARKER
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "語", "\U0001f600", "\udc80"])
+def test_a_name_may_be_as_long_as_a_file_system_lets_it(letter):
+    name = "assets/" + letter * 255
+    with MemoryFiles() as files:
+        fill(files, **{name: MARKER})
+        assert files[name].read() == MARKER
+
+
 def test_no_name_in_a_file_system_leads_to_them():
     with MemoryFiles() as files:
         fill(files, a=MARKER)

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 
+import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
@@ -27,6 +28,7 @@ from sealserve.serving.core import ModelServer
 from sealserve.serving.heap import allocated_bytes
 from sealserve.serving.limits import Limits
 from sealserve.wire import tensorflow_serving_pb2 as serving_pb2
+from sealserve.wire.tensorflow_pb2 import TensorProto
 from sealserve.wire.tensors import from_numpy, to_numpy
 
 CANCELLED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = "1", "8", "12", "13"
@@ -142,6 +144,69 @@ def test_compressed_messages_are_refused_before_they_are_unpacked(core, serve):
             assert stranger.status(headers.stream_id) in {UNIMPLEMENTED, INTERNAL, RESOURCE_EXHAUSTED}
     assert before is None or allocated_bytes() - before < 16 << 20
     assert_answers(connection)
+
+
+def refusal(connection, path, data):
+    """How a request is refused: the code and the message."""
+    with pytest.raises(grpc.RpcError) as caught:
+        connection.call(path, data, serving_pb2.PredictResponse)
+    return caught.value.code(), caught.value.details()
+
+
+def test_a_small_request_that_would_take_much_once_parsed_is_refused_before(core, serve):
+    connection = serve(core)
+    numbers = TensorProto(int64_val=[1] * (20 << 20))
+    large = serving_pb2.PredictRequest(inputs={"x": numbers})
+    del numbers
+    bombs = [b"\x12\x00" * (4 << 20), b"\x1a\x00" * (4 << 20), large.SerializeToString()]
+    del large
+    before = allocated_bytes()
+    for bomb, says in zip(bombs, ["entries of maps", "fields", "lists of numbers"], strict=True):
+        code, text = refusal(connection, PREDICT.decode(), bomb)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert says in text
+    assert before is None or allocated_bytes() - before < 64 << 20
+    assert_answers(connection)
+
+
+@pytest.mark.parametrize(
+    "path", ["/grpc.health.v1.Health/Check", "/tensorflow.serving.PredictionService/GetModelMetadata"]
+)
+def test_requests_of_small_methods_are_small(core, serve, path):
+    code, text = refusal(serve(core), path, b"\x7a\x80\x40" + bytes(8192))
+    assert (code, text) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "a request of this method has at most 8192 bytes, and this one 8195",
+    )
+
+
+def test_errors_do_not_repeat_what_is_long(core, serve):
+    connection = serve(core)
+    long = "%" * (1 << 20)
+    named, unknown, filtered = request(), request(), request()
+    named.model_spec.name = long
+    unknown.inputs[long].CopyFrom(unknown.inputs["x"])
+    filtered.output_filter.append(long)
+    for message in (named, unknown, filtered):
+        code, text = refusal(connection, PREDICT.decode(), message.SerializeToString())
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert 10 < len(text) <= 500
+    health = health_pb2.HealthCheckRequest(service="é" * 4000).SerializeToString()
+    code, text = refusal(connection, "/grpc.health.v1.Health/Check", health)
+    assert (code, len(text)) == (grpc.StatusCode.NOT_FOUND, 500)
+
+
+def test_a_slow_upload_is_not_kept_out_by_headers_on_many_connections(core, serve):
+    connection = serve(core, limits=Limits(receiving=20))
+    with Stranger(connection.port) as slow, contextlib.ExitStack() as strangers:
+        headers, data = slow.headers(), request().SerializeToString()
+        slow.send(headers)
+        for _ in range(10):
+            stranger = strangers.enter_context(Stranger(connection.port))
+            stranger.send(*[stranger.headers() for _ in range(90)])
+            assert stranger.status(1) == CANCELLED
+        slow.send(*slow.message(headers.stream_id, data))
+        assert slow.status(headers.stream_id) == "0"
 
 
 def test_a_message_that_says_it_is_too_large_is_refused_before_it_comes(core, serve):

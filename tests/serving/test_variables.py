@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sealserve.errors import ModelError
 from sealserve.models.graph import GraphBuilder, TensorInGraph, type_attribute
+from sealserve.serving import tensor_bundle
 from sealserve.serving.frozen_graph import write_frozen_graph
 from sealserve.serving.model_files import MemoryFiles
 from sealserve.serving.tensor_bundle import INDEX_FILE, TensorBundle
@@ -49,11 +50,13 @@ def block(entries):
     return body + (0).to_bytes(4, "little") + (1).to_bytes(4, "little")
 
 
-def table(entries, *, compression=0):
+def table(entries, *, compression=0, at_once=2, repeated=1):
+    """A table with ``at_once`` entries in a block, and ``repeated`` handles of each block."""
     written, handles = b"", []
-    for at in range(0, len(entries), 2):
-        content = block(entries[at : at + 2])
-        handles.append((entries[min(at + 1, len(entries) - 1)][0], varint(len(written)) + varint(len(content))))
+    for at in range(0, len(entries), at_once):
+        content = block(entries[at : at + at_once])
+        last = entries[min(at + at_once, len(entries)) - 1][0]
+        handles += [(last, varint(len(written)) + varint(len(content)))] * repeated
         written += content + bytes([compression]) + bytes(4)
     index = block(handles)
     footer = varint(0) + varint(0) + varint(len(written)) + varint(len(index))
@@ -212,3 +215,58 @@ def test_a_graph_that_lacks_a_node_is_refused():
     next(node for node in model.meta_graphs[0].graph_def.node if node.name == "y").input[1] = "missing"
     with pytest.raises(ModelError, match="lacks the node missing"):
         frozen(model, {})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"assign": ["w"]}, {"assign": []}, {"restore": ["prefix"]}, {"same": []}, {"same": ["restore:x"]}],
+)
+def test_what_restores_variables_and_lacks_inputs_is_refused(changes):
+    graph = restoring_model().meta_graphs[0].graph_def
+    for node in graph.node:
+        if node.op in {"AssignVariableOp", "RestoreV2", "Identity"}:
+            kind = {"AssignVariableOp": "assign", "RestoreV2": "restore", "Identity": "same"}[node.op]
+            node.input[:] = changes.get(kind, node.input)
+    with pytest.raises(ModelError, match="malformed"):
+        Variables(graph, {})
+
+
+def test_what_is_assigned_in_a_circle_is_no_stored_value():
+    graph = restoring_model().meta_graphs[0].graph_def
+    identity = next(node for node in graph.node if node.op == "Identity")
+    identity.input[:] = [identity.name]
+    with pytest.raises(ModelError, match="no stored value"):
+        Variables(graph, {}).constant(next(node for node in graph.node if node.name == "w"))
+
+
+def test_a_malformed_reference_to_a_node_is_refused():
+    model = restoring_model()
+    next(node for node in model.meta_graphs[0].graph_def.node if node.name == "y").input[1] = "read:x"
+    with pytest.raises(ModelError, match="malformed reference 'read:x'"):
+        frozen(model, {})
+
+
+def refused_index(data):
+    files = MemoryFiles()
+    with files.add(INDEX_FILE) as file:
+        file.write(data)
+    with files, pytest.raises(ModelError) as caught:
+        TensorBundle(files)
+    return caught.value.message
+
+
+def test_an_index_that_grows_while_it_is_read_is_refused(monkeypatch):
+    """Each key has all of the key before it in common: what is read grows with the square of what is there."""
+    data = table([HEADER, *((b"k" * length, b"") for length in range(1, 200))], at_once=200)
+    monkeypatch.setattr(tensor_bundle, "_MOST_BYTES", 199 * 200 // 2 + len(HEADER[1]) - 1)
+    assert len(data) < 2000
+    assert "entries have more than" in refused_index(data)
+    monkeypatch.setattr(tensor_bundle, "_MOST_BYTES", 199 * 200 // 2 + len(HEADER[1]))
+    with MemoryFiles() as files:
+        with files.add(INDEX_FILE) as file:
+            file.write(data)
+        TensorBundle(files)
+
+
+def test_an_index_whose_blocks_overlap_is_refused():
+    assert "overlap" in refused_index(table([HEADER, (b"weights", entry(WEIGHTS, 0))], repeated=10))

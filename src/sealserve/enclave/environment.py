@@ -18,9 +18,15 @@ from sealserve.notify import VARIABLE as NOTIFY_SOCKET
 KEPT = frozenset({NOTIFY_SOCKET, "TMPDIR"})
 """They say where to report readiness, and where temporary files of libraries may lie."""
 
+_SET = {"GRPC_VERBOSITY": "NONE"}  # or strangers could fill the log: gRPC's core writes a line about bad connections
+
 
 def drop_environment() -> None:
-    """Remove all variables but :data:`KEPT`. To be called before OpenSSL, gRPC or OpenVINO is imported."""
+    """Remove all variables but :data:`KEPT`, and make gRPC's core silent.
+
+    To be called before OpenSSL, gRPC or OpenVINO is imported.
+    """
     for name in list(os.environ):
         if name and name not in KEPT:
             del os.environ[name]
+    os.environ.update(_SET)

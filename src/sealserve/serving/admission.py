@@ -1,8 +1,8 @@
 """Who holds what of the server: requests on their way in, in work, and answers on their way out.
 
 gRPC bounds connections and streams. It does not bound how long a stream may take to bring its message or to fetch its
-answer, nor the memory of all streams together; that is done here. Whoever keeps the server waiting longest goes first,
-so that strangers who hold all they may do not keep others out.
+answer, nor the memory of all streams together; that is done here. The connection that keeps the server waiting for most
+messages loses one first, so that strangers who hold all they may do not keep others out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import functools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -24,6 +25,7 @@ _log = get_logger(__name__)
 
 _TICK = 0.25  # seconds between two looks at what is overdue
 _FRESH = 0.02  # seconds in which a message cannot have brought much
+_PATIENCE = 8  # looks: memory that does not come back by then is not that of messages
 
 
 class Admission:
@@ -37,10 +39,11 @@ class Admission:
         self._heap_bytes = heap_bytes or allocated_bytes
         self._heap_before: int | None = None
         self._heap_last = 0
-        self._short = False  # of memory, at the last look
+        self._short: list[int] = []  # the heap at the last looks, as long as memory was short at each
         self._lock = threading.Lock()
         # Oldest first, as dictionaries keep their order.
         self._receiving: dict[grpc.ServicerContext, float] = {}
+        self._peers: dict[grpc.ServicerContext, str] = {}  # the connections of those
         self._answering: dict[grpc.ServicerContext, tuple[float, int]] = {}
         self._working = 0
         self._bytes = 0
@@ -64,30 +67,42 @@ class Admission:
         # gRPC has settings for this, and lets headers of some MB pass all the same (grpcio 1.85).
         if sum(len(key) + len(value) for key, value in context.invocation_metadata()) > self._limits.header_bytes:
             raise OverloadedError("the headers of the request are too large")
+        peer = context.peer()
         with self._lock:
             self._receiving[context] = time.monotonic()
-            oldest = next(iter(self._receiving)) if len(self._receiving) > self._limits.receiving else None
-            if oldest is not None:
-                del self._receiving[oldest]
-        if oldest is not None:
-            oldest.cancel()
+            self._peers[context] = peer
+            surplus = self._surplus() if len(self._receiving) > self._limits.receiving else None
+            if surplus is not None:
+                self._received(surplus)
+        if surplus is not None:
+            surplus.cancel()
         try:
             message = next(messages, None)
         finally:
             with self._lock:
-                self._receiving.pop(context, None)
+                self._received(context)
         if message is None:
             raise NoMessageError("the method requires exactly one request message")
         return message
 
+    def _received(self, context: grpc.ServicerContext) -> None:
+        self._receiving.pop(context, None)
+        self._peers.pop(context, None)
+
+    def _surplus(self) -> grpc.ServicerContext:
+        """The oldest of the connection that has most; between connections that have as many, the oldest."""
+        held = Counter(self._peers.values())
+        return max(self._peers, key=lambda context: held[self._peers[context]])  # the first of several
+
     @contextlib.contextmanager
     def work(self, context: grpc.ServicerContext, size: int) -> Iterator[None]:
-        """The place in which a request of ``size`` bytes is answered.
+        """The place in which a request that takes ``size`` bytes is answered.
 
         :raises OverloadedError: there is no place. :raises CallerGoneError: nobody waits for the answer.
         """
         if not context.is_active():
             raise CallerGoneError("the caller does not wait for the answer any more")
+        size = min(size, self._limits.buffered_bytes)  # alone, the largest message has a place with all its fields
         with self._lock:
             full = self._working >= self._limits.working or self._bytes + size > self._limits.buffered_bytes
             if not full:
@@ -142,8 +157,7 @@ class Admission:
             waiting = any(now - since >= _FRESH for since in self._receiving.values())
         if self._short:
             give_back()
-        self._short = self._heap_has_grown(waiting=waiting)
-        if self._short:
+        if self._heap_has_grown(waiting=waiting):
             late = slow
         for context in late:
             context.cancel()
@@ -163,4 +177,12 @@ class Admission:
         if not waiting:
             # One look late: at this one, messages may be there of which nobody knows yet.
             self._heap_before, self._heap_last = self._heap_last, heap
-        return heap - self._heap_before > self._limits.buffered_bytes
+        if heap - self._heap_before <= self._limits.buffered_bytes:
+            self._short = []
+            return False
+        self._short.append(heap)
+        if len(self._short) > _PATIENCE:
+            # A model was loaded, say, while somebody was always waited for. What was there at the lowest, stays.
+            self._heap_before = self._heap_last = min(self._short)
+            self._short = []
+        return True

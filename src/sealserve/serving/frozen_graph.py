@@ -125,7 +125,7 @@ def _reference(tensor: tuple[str, int], fed: Mapping[tuple[str, int], str]) -> s
 def _tensor(info: TensorInfo, alias: str, nodes: Mapping[str, NodeDef]) -> tuple[str, int]:
     try:
         tensor = split_reference(info.name)
-    except ValueError:
+    except ModelError:
         tensor = ("", 0)
     if tensor[0] not in nodes:
         raise ModelError(

@@ -79,7 +79,7 @@ def create_server(
     """
     limits = limits or Limits()
     credentials = _credentials(private_key_pem, certificate_pem)
-    prediction = PredictionService(core, max_tensor_bytes=limits.message_bytes).service()
+    prediction = PredictionService(core, max_bytes=limits.message_bytes).service()
     services = (prediction, *extra_services)
     health = HealthService(service.name for service in services)
     admission = Admission(limits)

@@ -18,7 +18,8 @@ class Limits:
 
     :ivar message_bytes: of one request or answer.
     :ivar buffered_bytes: of all requests and answers that the server holds at once.
-    :ivar receiving: requests of which the headers are there and the message is not. The oldest goes for a new one.
+    :ivar receiving: requests of which the headers are there and the message is not. For a new one, the oldest goes
+        of the connection that has most.
     :ivar working: requests that are queued or computed. More are refused.
     :ivar receive_seconds: in which a request's message must arrive after its headers.
     :ivar answer_seconds: in which the caller must have taken its answer.

@@ -24,6 +24,7 @@ ModelFiles = Mapping[str, BinaryIO]
 
 PREFIX = "sealserve-memory-"
 
+_SHOWN_BYTES = 200  # memfd_create(2) takes 249
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -113,8 +114,9 @@ def directory_files(directory: Path) -> Iterator[ModelFiles]:
 def _new_file(name: str) -> BinaryIO:
     if not hasattr(os, "memfd_create"):
         raise MachineError("this system has no memory files (memfd_create)", hint="Run it on Linux 3.17 or later.")
+    shown = name.rpartition("/")[2].encode(errors="replace")[:_SHOWN_BYTES].decode(errors="ignore")
     try:
-        descriptor = os.memfd_create(PREFIX + name.rpartition("/")[2][:100], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        descriptor = os.memfd_create(PREFIX + shown, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:
         raise explain_os_error(error, name, "keep in memory") from error
     return os.fdopen(descriptor, "w+b")

@@ -24,21 +24,23 @@ from sealserve.wire.tensors import TensorError, from_numpy, to_numpy
 SERVICE_NAME = "tensorflow.serving.PredictionService"
 SIGNATURE_FIELD = "signature_def"
 
+_MOST_NAME = 1024  # characters of a model's name: errors repeat it
+
 
 class PredictionService:
     """Predict and GetModelMetadata.
 
-    :param max_tensor_bytes: how large an input may become that is declared larger than the data it came with.
+    :param max_bytes: of a request to predict, and of inputs that are declared larger than the data they came with.
     """
 
-    def __init__(self, core: ModelServer, *, max_tensor_bytes: int) -> None:
+    def __init__(self, core: ModelServer, *, max_bytes: int) -> None:
         self._core = core
-        self._max_tensor_bytes = max_tensor_bytes
+        self._max_bytes = max_bytes
 
     def service(self) -> Service:
         """The service for :func:`create_server`."""
         methods = {
-            "Predict": unary_method(self.predict, PredictRequest),
+            "Predict": unary_method(self.predict, PredictRequest, max_bytes=self._max_bytes),
             "GetModelMetadata": unary_method(self.get_model_metadata, GetModelMetadataRequest),
         }
         return Service(SERVICE_NAME, methods)
@@ -79,7 +81,7 @@ class PredictionService:
 
     def _read_all(self, request: PredictRequest) -> dict[str, Array]:
         """All inputs, within one budget: a small request must not be filled up to many large arrays."""
-        left, inputs = self._max_tensor_bytes, {}
+        left, inputs = self._max_bytes, {}
         for name in request.inputs:
             inputs[name] = array = self._read(name, request, max(left, 0))
             left -= array.nbytes
@@ -96,6 +98,8 @@ def _choice(request: PredictRequest | GetModelMetadataRequest) -> ModelChoice:
     if not request.HasField("model_spec"):
         raise RequestError("Missing ModelSpec")
     spec = request.model_spec
+    if len(spec.name) > _MOST_NAME:
+        raise RequestError(f"the model's name has {len(spec.name)} characters; at most {_MOST_NAME} are supported")
     match spec.WhichOneof("version_choice"):
         case "version":
             return ModelChoice(spec.name, version=spec.version.value)

@@ -20,6 +20,7 @@ from sealserve.wire.tensorflow_pb2 import BundleEntryProto, BundleHeaderProto, D
 INDEX_FILE = "variables/variables.index"
 
 _FOOTER_SIZE = 48
+_MOST_BYTES = 64 << 20  # of all keys and values: some hundred thousand variables
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _HINT = "Export the model again; TensorFlow writes these files whole."
 
@@ -85,8 +86,18 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = data[-_FOOTER_SIZE:]
     _, at = _handle(footer, 0)  # of an index that TensorFlow does not use
     index, _ = _handle(footer, at)
+    left, unread = _MOST_BYTES, len(data)
     for _, value in _block(data, index):
-        yield from _block(data, _handle(value, 0)[0])
+        handle, _ = _handle(value, 0)
+        unread -= handle[1]
+        if unread < 0:
+            raise ValueError("its blocks overlap")
+        for key, content in _block(data, handle):
+            # A key of one byte in the file can have thousands in common with the key before it.
+            left -= len(key) + len(content)
+            if left < 0:
+                raise ValueError(f"its entries have more than {_MOST_BYTES} bytes")
+            yield key, content
 
 
 def _block(data: bytes, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:

@@ -21,10 +21,18 @@ _ASSIGN = frozenset({"AssignVariableOp", "Assign"})
 
 
 class Variables:
-    """The variables of a graph. Nothing is read before :meth:`constant` asks for it."""
+    """The variables of a graph. Nothing is read before :meth:`constant` asks for it.
+
+    :raises ModelError: an operation that restores variables lacks inputs.
+    """
 
     def __init__(self, graph: GraphDef, files: ModelFiles) -> None:
-        self._names = dict(_stored_names(graph))
+        try:
+            self._names = dict(_stored_names(graph))
+        except (IndexError, ValueError) as error:
+            raise ModelError(
+                "what restores the model's variables is malformed", hint="Export the model again."
+            ) from error
         self._files = files
         self._bundle: TensorBundle | None = None
 
@@ -57,9 +65,15 @@ class Variables:
 
 
 def split_reference(reference: str) -> tuple[str, int]:
-    """The node and the output's number of an input: ``a``, ``a:1`` or, in functions, ``a:output:1``."""
+    """The node and the output's number of an input: ``a``, ``a:1`` or, in functions, ``a:output:1``.
+
+    :raises ModelError: it is none of these.
+    """
     name, *rest = reference.split(":")
-    return name, int(rest[-1]) if rest else 0
+    try:
+        return name, int(rest[-1]) if rest else 0
+    except ValueError as error:
+        raise ModelError(f"the model's graph has a malformed reference {reference[:200]!r}") from error
 
 
 def _stored_names(graph: GraphDef) -> Iterator[tuple[str, str]]:
@@ -90,7 +104,9 @@ def _assignments(nodes: Iterable[NodeDef]) -> Iterator[tuple[str, str]]:
         if node.op not in _ASSIGN:
             continue
         source, output = split_reference(node.input[1])
-        while source in by_name and by_name[source].op == "Identity":
+        passed: set[str] = set()
+        while source not in passed and source in by_name and by_name[source].op == "Identity":
+            passed.add(source)
             source, output = split_reference(by_name[source].input[0])
         restore = by_name.get(source)
         if restore is None or restore.op != "RestoreV2":

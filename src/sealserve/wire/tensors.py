@@ -24,6 +24,7 @@ MAX_BYTES = 1 << 28
 
 _MAX_DIMENSIONS = 64  # NumPy's own limit; TensorFlow's is 254
 _MAX_INT64 = (1 << 63) - 1
+_PART = 1 << 16  # elements
 
 # TensorFlow's type → NumPy's type, and the field that holds its values.
 _TYPES: dict[int, tuple[np.dtype[Any], str]] = {
@@ -198,10 +199,15 @@ def _from_field(tensor: TensorProto, field: str, dtype: np.dtype[Any]) -> Array:
 
 
 def _checked(values: Any, dtype: np.dtype[Any]) -> Array:
+    array = np.empty(len(values), dtype=dtype)
     try:
-        return np.fromiter(values, dtype=dtype, count=len(values))
+        # In parts, because no other thread runs while one is read.
+        for at in range(0, len(values), _PART):
+            part = values[at : at + _PART]
+            array[at : at + len(part)] = np.fromiter(part, dtype=dtype, count=len(part))
     except OverflowError as error:
         raise TensorError(f"the tensor has a value out of the range of {dtype.name}") from error
+    return array
 
 
 def _fill(values: Array, shape: tuple[int, ...], dtype: np.dtype[Any], max_bytes: int) -> Array:
