@@ -195,6 +195,7 @@ def serve_proxy(connection: Connection, target: str, policy: str) -> None:
             connection.send(str(address))
             await asyncio.to_thread(connection.poll, None)
             await proxy.stop(0)
+            proxy.close()
 
     configure(json_lines=False, level=logging.ERROR)
     asyncio.run(run_proxy())

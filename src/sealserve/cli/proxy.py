@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -20,7 +21,7 @@ from sealserve.errors import MachineError
     metavar="HOST:PORT",
     help="Where programs connect to; 127.0.0.1:8500 if no socket is given. Port 0 takes a free one.",
 )
-@click.option("--socket", type=FILE, help="A socket file to make, with mode 0600, for unix:PATH.")
+@click.option("--socket", type=FILE, help="Safer than a port: a socket file, with mode 0600, for unix:PATH.")
 @endpoint_options
 @click.option("--max-concurrent", type=click.IntRange(1, 4096), default=128, show_default=True, help="Calls at once.")
 @click.option(
@@ -52,6 +53,9 @@ def proxy(
 
     Each connection to a replica is checked before it carries anything. Unary methods of all services are passed
     through, with metadata, deadline and status. REST is not offered yet. --timeout is for calls without a deadline.
+
+    Prefer --socket where programs can use one. A port belongs to whoever takes it: when the proxy is not running,
+    another user of this machine can listen on it and be sent what is meant for the replicas.
     """
     from sealserve.addresses import parse_address
 
@@ -69,7 +73,7 @@ def proxy(
     where = endpoint(deployment_file, target, policy, server_name, None, target_is="TARGET (HOST:PORT)")
     addresses = [parse_address(listen or "127.0.0.1:8500", allow_any_port=True)] if listen or not socket else []
 
-    async def serve() -> None:
+    async def serve(last: contextlib.ExitStack) -> None:
         options = {"max_connections": min(max_concurrent, 64), "max_reply_bytes": max_message_bytes}
         async with where.async_client(**options) as client:
             made = Proxy(
@@ -79,6 +83,7 @@ def proxy(
                 max_message_bytes=max_message_bytes,
                 insecure_any_local_user=insecure_any_local_user,
             )
+            last.callback(made.close)
             taken = [str(made.listen(a, insecure_beyond_loopback=insecure_beyond_loopback)) for a in addresses]
             if socket is not None:
                 made.listen_on_socket(socket)
@@ -86,18 +91,19 @@ def proxy(
             await _check(client, timeout)
             await made.start()
             _tell(where, taken, as_json=as_json)
-            stopped = asyncio.Event()
+            ended = asyncio.ensure_future(made.ended())
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                loop.add_signal_handler(number, stopped.set)
-            await stopped.wait()
-            await made.stop()
+                loop.add_signal_handler(number, ended.cancel)
+            try:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await ended
+            finally:
+                await made.stop()
 
-    try:
-        asyncio.run(serve())
-    finally:
-        if socket is not None and socket.is_socket():
-            socket.unlink()
+    # Ports are given back last of all, when nothing is left to do: another program may take them at once.
+    with contextlib.ExitStack() as last:
+        asyncio.run(serve(last))
 
 
 async def _check(client: object, timeout: float) -> None:  # noqa: ASYNC109
