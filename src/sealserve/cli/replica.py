@@ -44,7 +44,8 @@ def replica(
 ) -> None:
     """Attest to the key broker, unseal the model in memory, and serve it."""
     from sealserve import logs
-    from sealserve.enclave.replica import ReplicaSettings, run_replica
+    from sealserve.enclave.replica import run_replica
+    from sealserve.enclave.settings import ReplicaSettings
 
     logs.configure(json_lines=json_logs)
     run_replica(

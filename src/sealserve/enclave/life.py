@@ -27,7 +27,7 @@ from sealserve.serving.core import ModelServer
 from sealserve.serving.grpc_server import GrpcServer, create_server
 
 if TYPE_CHECKING:
-    from sealserve.enclave.replica import ReplicaSettings
+    from sealserve.enclave.settings import ReplicaSettings
 
 _log = get_logger(__name__)
 

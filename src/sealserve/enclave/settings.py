@@ -1,0 +1,27 @@
+"""What the host tells a replica."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """What the host tells a replica. Nothing of it is trusted.
+
+    :param listen: ``host:port``. :param brokers: ``host:port`` each, tried in order.
+    :param broker_timeout: seconds to keep trying for a grant.
+    :param stop_grace: seconds that requests in flight have after SIGTERM.
+    """
+
+    name: str
+    listen: str
+    brokers: tuple[str, ...]
+    broker_ca: Path
+    deployment: str
+    sealed: Path
+    platform: Path
+    server_name: str
+    broker_timeout: float = 30.0
+    stop_grace: float = 10.0
