@@ -26,7 +26,6 @@ from sealserve.client.with_grpcio.doors import SocketFile, is_own
 from sealserve.client.with_grpcio.local_user import user_of
 from sealserve.client.with_grpcio.proxy import Proxy
 from sealserve.client.with_grpcio.relay import Relay
-from sealserve.client.with_grpcio.threads import DaemonThreads
 from sealserve.errors import InputError, MachineError
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -333,15 +332,3 @@ def test_the_command_ends_with_an_error_when_its_server_is_gone(replica, policy_
     assert process.returncode not in {0, 1, -9}
     assert "server has ended" in errors
     assert "Traceback" not in errors
-
-
-def test_a_thread_that_the_system_refuses_is_no_error(monkeypatch):
-    threads = DaemonThreads(2)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no more")))
-        waiting = threads.submit(lambda: 1)
-    assert threads.submit(lambda: 2).result(10) == 2
-    assert waiting.result(10) == 1
-    with pytest.raises(ZeroDivisionError):
-        threads.submit(lambda: 1 / 0).result(10)
-    threads.shutdown()

@@ -13,7 +13,7 @@ from sealserve.serving import admission as admission_module
 from sealserve.serving.admission import Admission
 from sealserve.serving.errors import CallerGoneError, NoMessageError, OverloadedError
 from sealserve.serving.limits import Limits
-from sealserve.serving.request_threads import RequestThreads
+from sealserve.threads import RequestThreads
 
 
 class Call:

@@ -21,7 +21,7 @@ from sealserve.serving.health import HealthService
 from sealserve.serving.limits import Limits
 from sealserve.serving.methods import Service, generic_handler
 from sealserve.serving.prediction_service import SERVICE_NAME, PredictionService
-from sealserve.serving.request_threads import RequestThreads
+from sealserve.threads import RequestThreads
 
 _BACKLOG = 1000  # requests that may wait for a thread: those before them bring their message, or go
 

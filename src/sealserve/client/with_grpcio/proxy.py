@@ -29,8 +29,8 @@ from sealserve.client.reply import Reply
 from sealserve.client.with_grpcio.codes import REASON, code_of, explain
 from sealserve.client.with_grpcio.doors import SocketFile, is_own, open_port
 from sealserve.client.with_grpcio.relay import Relay
-from sealserve.client.with_grpcio.threads import DaemonThreads
 from sealserve.errors import InputError, MachineError, SealserveError
+from sealserve.threads import RequestThreads
 
 _NOT_PASSED = frozenset({"user-agent"})  # of the program; the replica sees the client's own
 _LONGEST = 86_400.0  # seconds that a program may wait
@@ -78,7 +78,10 @@ class Proxy:
         self._tasks: list[asyncio.Task[None]] = []
         self._slots = threading.BoundedSemaphore(max_concurrent)
         self._unread: dict[Any, float] = {}  # calls without their message, and since when
-        self._threads = DaemonThreads(max_concurrent + _SPARE_THREADS)
+        try:
+            self._threads = RequestThreads(max_concurrent + _SPARE_THREADS)
+        except RuntimeError as error:
+            raise MachineError("cannot start a thread", hint="Allow the process more threads.") from error
         logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)  # a traceback for each header of bad UTF-8
         self._server = grpc.server(
             self._threads,
