@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.wire import tensorflow_pb2, tensorflow_serving_pb2
+from sealserve.wire import tensorflow_pb2, tensorflow_serving_config_pb2, tensorflow_serving_pb2
 from sealserve.wire.protos import generate
 
 
@@ -24,14 +24,22 @@ def test_the_generated_files_are_those_of_the_protos(tmp_path: Path) -> None:
 def test_every_field_has_the_number_and_type_that_tensorflow_gives_it() -> None:
     pytest.importorskip("tensorflow_serving")
     from google.protobuf import descriptor_pool
-    from tensorflow.core.protobuf import saved_model_pb2, tensor_bundle_pb2  # noqa: F401 - fill the default pool
-    from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2  # noqa: F401
+    from tensorflow.core.example import example_pb2  # noqa: F401 - fill the default pool
+    from tensorflow.core.protobuf import saved_model_pb2, tensor_bundle_pb2  # noqa: F401
+    from tensorflow_serving.apis import get_model_metadata_pb2, model_service_pb2, prediction_log_pb2  # noqa: F401
 
     theirs_pool = descriptor_pool.Default()
     compared = 0
     pending = [
         *tensorflow_pb2.DESCRIPTOR.message_types_by_name.values(),
         *tensorflow_serving_pb2.DESCRIPTOR.message_types_by_name.values(),
+        tensorflow_serving_config_pb2.ModelServerConfig.DESCRIPTOR,
+        tensorflow_serving_config_pb2.ModelConfigList.DESCRIPTOR,
+        tensorflow_serving_config_pb2.ModelConfig.DESCRIPTOR,
+        tensorflow_serving_config_pb2.FileSystemStoragePathSourceConfig.DESCRIPTOR,
+        tensorflow_serving_config_pb2.LoggingConfig.DESCRIPTOR,
+        tensorflow_serving_config_pb2.LogCollectorConfig.DESCRIPTOR,
+        tensorflow_serving_config_pb2.SamplingConfig.DESCRIPTOR,
     ]
     while pending:
         ours = pending.pop()
@@ -43,7 +51,7 @@ def test_every_field_has_the_number_and_type_that_tensorflow_gives_it() -> None:
             if field.containing_oneof:
                 assert field.containing_oneof.name == peer.containing_oneof.name
             compared += 1
-    assert compared >= 90
+    assert compared >= 150
     for name, value in tensorflow_pb2.DataType.items():
         assert theirs_pool.FindEnumTypeByName("tensorflow.DataType").values_by_name[name].number == value
 

@@ -9,7 +9,13 @@ from pathlib import Path
 from grpc_tools import protoc
 
 HERE = Path(__file__).resolve().parent
-FILES = ("tensorflow.proto", "tensorflow_serving.proto", "attestation.proto")
+FILES = (
+    "tensorflow.proto",
+    "tensorflow_serving_config.proto",
+    "tensorflow_serving.proto",
+    "open_inference.proto",
+    "attestation.proto",
+)
 
 
 def generate(target: Path) -> None:
