@@ -64,7 +64,7 @@ def test_more_silent_peers_than_there_is_room_for_shut_nobody_out(
             await asyncio.sleep(1.1)
             for _ in range(10):
                 assert (await ask(place, broker, identity)).model.name == "digits"
-            outcomes = broker._connections()[1]
+            outcomes = broker.counts().handshakes
             assert outcomes["evicted"] + outcomes["timed-out"] >= 1
 
     in_loop(body)

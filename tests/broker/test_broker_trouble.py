@@ -218,7 +218,7 @@ def test_who_waits_for_a_service_keeps_nobody_else_waiting(
 
 
 async def all_connected(broker: Any, number: int) -> None:
-    while broker._connections()[0] < number:  # noqa: ASYNC110 - the broker has no event for it
+    while broker.counts().connections < number:  # noqa: ASYNC110 - the broker has no event for it
         await asyncio.sleep(0.01)
 
 

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,9 @@ from sealserve.broker.grants import HeldGrant, LiveGrants
 from sealserve.broker.messages import ALPN
 from sealserve.broker.renewal import keep_collateral_fresh
 from sealserve.broker.settings import BrokerSettings
-from sealserve.broker.statistics import Statistics
 from sealserve.broker.store import Store
 from sealserve.broker.strangers import SUMMARY_SECONDS
+from sealserve.broker.tally import Counts, Tally, total
 from sealserve.errors import ConfigurationError, KeyFileError, SealserveError
 from sealserve.evidence import AppraisalPolicy
 from sealserve.files import read_file, read_secret_file
@@ -43,26 +43,34 @@ if TYPE_CHECKING:
     from sealserve.broker.admin.server import AdminServer
 
 _log = get_logger(__name__)
-_GRACE_SECONDS = 5.0
+GRACE_SECONDS = 5.0
+"""In which connections may finish what they do when a broker stops."""
+_TELL_SECONDS = 0.5
 
 
 class Broker:
     """A key broker. Making one opens the store, reads and checks everything that the settings name, and writes nothing.
 
+    :param worker: which of the broker's workers it is; the first has the administration.
+    :param tally: what all of them count.
     :raises ConfigurationError: a setting, a policy or a certificate is not valid.
     :raises KeyFileError: a key file is missing, has the wrong size, or is readable by others.
     :raises StoreMissingError: there is no store. :raises WrongMasterKeyError: its master key is another.
     :raises StoreTamperedError: the store was changed by somebody else.
     """
 
-    def __init__(self, settings: BrokerSettings) -> None:
+    def __init__(self, settings: BrokerSettings, *, worker: int = 0, tally: Tally | None = None) -> None:
         self._settings = settings
+        self._worker = worker
+        self._tally = tally or Tally(1)
         self._context = _context(settings)
         self._server: TlsServer | None = None
         self._audit: AuditWriter | None = None
         self._decider: Decider | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.statistics = Statistics()
+        before = self._tally.read(worker)
+        self._handshakes_before = before.handshakes
+        self.statistics = before.statistics
         self._store = settings.open_store()
         try:
             self._grants = LiveGrants(self._store)
@@ -102,8 +110,10 @@ class Broker:
         """Close the store of a broker that was not started."""
         self._store.close()
 
-    async def start(self) -> None:
+    async def start(self, sockets: Sequence[socket.socket] = ()) -> None:
         """Listen, and follow the store's changes.
+
+        :param sockets: that listen already, and that other workers have, too.
 
         :raises AuditTamperedError: the audit chain was changed. :raises StoreUnavailableError: the store cannot be
             written, for example because its disk is full. :raises AddressInUseError: another process listens there.
@@ -118,7 +128,8 @@ class Broker:
                 self._settings.address,
                 self._context,
                 self._converse,
-                limits=limits.for_listener(),
+                limits=limits.for_listener(self._tally.workers),
+                sockets=sockets,
             )
             if self._admin is not None:
                 await self._admin.start()
@@ -133,13 +144,14 @@ class Broker:
             asyncio.create_task(self._grants.watch()),
             asyncio.create_task(_summarise(self._decider)),
             asyncio.create_task(keep_collateral_fresh(self._policies)),
+            asyncio.create_task(self._tell()),
         ]
         event(_log, logging.INFO, "broker-listening", address=str(self.address), deployments=list(self.grants))
 
     async def stop(self) -> None:
         """Finish what runs, within a few seconds, sign the audit chain's end, and close the store."""
         if self._server is not None:
-            await self._server.close(grace=_GRACE_SECONDS)
+            await self._server.close(grace=GRACE_SECONDS)
         if self._admin is not None:
             await self._admin.stop()
         for task in self._tasks:
@@ -154,22 +166,29 @@ class Broker:
                 event(_log, logging.ERROR, "audit-failed", reason=error, hint=error.hint)
         self._store.close()
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Tells a supervisor when it is ready."""
+    async def run(self, sockets: Sequence[socket.socket] = (), *, ready: Callable[[], None] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        :param sockets: see :meth:`start`. :param ready: called when it serves; tells a supervisor if not given.
+        """
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the keys
         _allow_open_files(self._settings.limits.connections + 100)
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
-        await self.start()
+        await self.start(sockets)
         # What was made until now stays: the garbage collector need not look at it again and again.
         gc.freeze()
         try:
             self._warn()
-            notify(READY=1, STATUS=f"listening at {self.address}")
+            if ready is not None:
+                ready()
+            else:
+                notify(READY=1, STATUS=f"listening at {self.address}")
             await stopping.wait()
-            notify(STOPPING=1)
+            if ready is None:
+                notify(STOPPING=1)
         finally:
             await self.stop()
             event(_log, logging.INFO, "broker-stopped")
@@ -194,7 +213,7 @@ class Broker:
 
     def _make_admin(self) -> AdminServer | None:
         settings = self._settings.admin
-        if settings is None:
+        if settings is None or self._worker != 0:
             return None
         from sealserve.broker.admin.server import AdminServer  # so that others do not load an HTTP server
 
@@ -204,12 +223,24 @@ class Broker:
             private_key=settings.private_key or self._settings.private_key,
             store=self._store,
             grants=self._grants,
-            statistics=self.statistics,
-            connections=self._connections,
+            counts=self.counts,
         )
 
-    def _connections(self) -> tuple[int, Mapping[str, int]]:
-        return (self._server.connections, self._server.handshakes) if self._server is not None else (0, {})
+    def _counts(self) -> Counts:
+        if self._server is None:
+            return Counts(self.statistics, 0, self._handshakes_before)
+        handshakes = self._handshakes_before + self._server.handshakes
+        return Counts(self.statistics, self._server.connections, handshakes)
+
+    def counts(self) -> Counts:
+        """What all workers of this broker have counted. For any thread: what changes meanwhile is copied at once."""
+        others = (self._tally.read(worker) for worker in range(self._tally.workers) if worker != self._worker)
+        return total([self._counts(), *others])
+
+    async def _tell(self) -> None:
+        while True:
+            self._tally.write(self._worker, self._counts())
+            await asyncio.sleep(_TELL_SECONDS)
 
     async def _converse(self, stream: TlsStream) -> None:
         if self._decider is None:

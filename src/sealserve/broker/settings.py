@@ -40,9 +40,11 @@ class Limits(Settings):
     connections: Annotated[int, Field(ge=1, le=100_000)] = 3000
     connections_per_peer: Annotated[int, Field(ge=1, le=100_000)] = 2000
 
-    def for_listener(self) -> ConnectionLimits:
-        """In the form that the listener takes them in."""
-        return ConnectionLimits(self.connections, self.connections_per_peer, self.handshake_seconds)
+    def for_listener(self, workers: int = 1) -> ConnectionLimits:
+        """A worker's part of them, in the form that the listener takes them in."""
+        return ConnectionLimits(
+            -(-self.connections // workers), -(-self.connections_per_peer // workers), self.handshake_seconds
+        )
 
 
 class BrokerSettings(Settings):
@@ -52,6 +54,7 @@ class BrokerSettings(Settings):
     :param private_key: PEM, mode 0600.
     :param store: the path of a SQLite file, or ``postgresql://…``.
     :param master_key: the file with the store's master key; without it see :meth:`MasterKeyPlace.find`.
+    :param workers: how many processes serve; each keeps one processor busy at most.
     :param admin: administration over HTTPS, on another port; none if not given.
     """
 
@@ -62,6 +65,7 @@ class BrokerSettings(Settings):
         description="keys, policies, grants and the audit log: a SQLite file, or postgresql://host/database"
     )
     master_key: RelativePath | None = Field(None, description="the file with the store's master key, mode 0600")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="processes that serve: one for each processor")
     limits: Limits = Limits()
     admin: AdminSettings | None = Field(None, description="administration over HTTPS; without it there is none")
 

@@ -34,14 +34,12 @@ def run(path: Path, json_logs: bool) -> None:
 
     tickets.forbid()  # before anything starts OpenSSL
 
-    import asyncio
-
     from sealserve import logs
-    from sealserve.broker.server import Broker
     from sealserve.broker.settings import BrokerSettings
+    from sealserve.broker.workers import run_broker
 
     logs.configure(json_lines=json_logs)
-    asyncio.run(Broker(BrokerSettings.load(path)).run())
+    run_broker(BrokerSettings.load(path))
 
 
 @broker.command(short_help="Read settings and store, and say what they grant.")

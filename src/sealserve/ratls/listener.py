@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from OpenSSL import SSL
 
@@ -23,6 +24,7 @@ Handler = Callable[[TlsStream], Awaitable[None]]
 
 _log = get_logger(__name__)
 _BACKLOG = 1024
+_ACCEPTED_AT_ONCE = 8  # few, so that another process with the same socket gets its part
 _LOOK_AGAIN = 0.1
 _SECONDS_EACH = 10.0  # between two lines of the log about connections that had no room
 
@@ -43,7 +45,7 @@ class TlsServer:
         self._context = context
         self._handler = handler
         self._crowd = Crowd(limits)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._told = -_SECONDS_EACH
         self.address = Address("", 0)
         self.handshakes: Counter[str] = Counter()
@@ -53,26 +55,22 @@ class TlsServer:
         """How many connections are open."""
         return len(self._crowd)
 
-    async def start(self, address: Address) -> None:
-        """Listen.
-
-        :raises AddressInUseError: somebody else does. :raises MachineError: the address cannot be used.
-        """
-        try:
-            loop = asyncio.get_running_loop()
-            turns = Turns(loop)
-            self._server = await loop.create_server(
-                lambda: TcpConnection(self._accept, turns), address.host, address.port, backlog=_BACKLOG
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Serve whom these sockets accept. They may be other processes' too; each gets its turn."""
+        loop = asyncio.get_running_loop()
+        turns = Turns(loop)
+        for listening in sockets:
+            server = await loop.create_server(
+                lambda: TcpConnection(self._accept, turns), sock=listening, backlog=_ACCEPTED_AT_ONCE
             )
-        except OSError as error:
-            raise explain_listening(error, address) from error
-        host, port = self._server.sockets[0].getsockname()[:2]
-        self.address = Address(host, port)
+            listening.listen(_BACKLOG)  # asyncio has one number for both
+            self._servers.append(server)
+        self.address = bound_address(sockets)
 
     async def close(self, *, grace: float = 5.0) -> None:
         """Stop accepting, let running connections finish for ``grace`` seconds, cut the rest."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         tasks = [member.task for member in self._crowd.members if member.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
@@ -170,16 +168,53 @@ async def _patience_with(tcp: TcpConnection, seconds: float) -> AsyncIterator[No
 
 
 async def serve(
-    address: Address, context: SSL.Context, handler: Handler, *, limits: ConnectionLimits | None = None
+    address: Address,
+    context: SSL.Context,
+    handler: Handler,
+    *,
+    limits: ConnectionLimits | None = None,
+    sockets: Sequence[socket.socket] = (),
 ) -> TlsServer:
     """Serve TLS connections until :meth:`TlsServer.close`.
 
     :param handler: called after the handshake with the stream, which is closed when it returns.
-    :raises MachineError: see :meth:`TlsServer.start`.
+    :param sockets: that listen at the address already; they are made if none are given.
+    :raises MachineError: see :func:`listening_sockets`.
     """
     server = TlsServer(context, handler, limits or ConnectionLimits())
-    await server.start(address)
+    await server.start(sockets or listening_sockets(address))
     return server
+
+
+def listening_sockets(address: Address) -> list[socket.socket]:
+    """Listen: one socket for each address that the host's name has, all with the same port.
+
+    :raises AddressInUseError: another process does. :raises MachineError: the address cannot be used.
+    """
+    made: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, place in dict.fromkeys((family, place) for family, _, _, _, place in found):
+            where = (place[0], made[0].getsockname()[1], *place[2:]) if made and address.port == 0 else place
+            listening = socket.socket(family, socket.SOCK_STREAM)
+            made.append(listening)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(where)
+            listening.listen(_BACKLOG)
+            listening.setblocking(False)
+    except OSError as error:
+        for listening in made:
+            listening.close()
+        raise explain_listening(error, address) from error
+    return made
+
+
+def bound_address(sockets: Sequence[socket.socket]) -> Address:
+    """Where the first of them listens."""
+    host, port = sockets[0].getsockname()[:2]
+    return Address(host, port)
 
 
 def explain_listening(error: OSError, address: Address) -> MachineError:

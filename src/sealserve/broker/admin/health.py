@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from sealserve.broker.grants import LiveGrants
-from sealserve.broker.statistics import Statistics
 from sealserve.broker.store import Store
+from sealserve.broker.tally import Counts
 from sealserve.errors import SealserveError
 from sealserve.evidence import AppraisalPolicy
 
@@ -19,10 +20,10 @@ _SECONDS = 1.0
 class Health:
     """Readiness, looked at once a second at most. Safe for several threads."""
 
-    def __init__(self, store: Store, grants: LiveGrants, statistics: Statistics) -> None:
+    def __init__(self, store: Store, grants: LiveGrants, counts: Callable[[], Counts]) -> None:
         self._store = store
         self._grants = grants
-        self._statistics = statistics
+        self._counts = counts
         self._lock = threading.Lock()
         self._known: tuple[float, dict[str, Any]] | None = None
 
@@ -48,7 +49,7 @@ class Health:
             self._store.probe_audit()
         except SealserveError as error:
             return error.reason
-        return self._statistics.audit_failure or "ok"
+        return self._counts().statistics.audit_failure or "ok"
 
     def _collateral(self) -> str:
         """Policies that accept nobody any more, because all collateral that they hold has expired."""

@@ -20,6 +20,7 @@ from sealserve import __version__
 from sealserve.broker.grants import LiveGrants
 from sealserve.broker.statistics import SECONDS, Statistics
 from sealserve.broker.store.documents import KeyState
+from sealserve.broker.tally import Counts
 from sealserve.errors import SealserveError
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -30,19 +31,18 @@ _HANDSHAKES = ("completed", "failed", "timed-out", "dropped", "evicted")
 class Metrics:
     """What ``/metrics`` tells.
 
-    :param connections: gives how many enclaves are connected, and the handshakes by outcome.
+    :param counts: gives what all workers of the broker have counted.
     :ivar requests: administrators' requests, by method and status.
     """
 
     def __init__(
         self,
         grants: LiveGrants,
-        statistics: Statistics,
-        connections: Callable[[], tuple[int, Mapping[str, int]]],
+        counts: Callable[[], Counts],
     ) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
         self._registry = CollectorRegistry()
-        self._registry.register(_BrokerCollector(grants, statistics, connections, self.requests))
+        self._registry.register(_BrokerCollector(grants, counts, self.requests))
         ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
@@ -54,13 +54,11 @@ class _BrokerCollector(Collector):
     def __init__(
         self,
         grants: LiveGrants,
-        statistics: Statistics,
-        connections: Callable[[], tuple[int, Mapping[str, int]]],
+        counts: Callable[[], Counts],
         requests: Counter[tuple[str, int]],
     ) -> None:
         self._grants = grants
-        self._statistics = statistics
-        self._connections = connections
+        self._counts = counts
         self._requests = requests
 
     def describe(self) -> list[Metric]:
@@ -70,12 +68,13 @@ class _BrokerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every family."""
         yield InfoMetricFamily(_PREFIX + "build", "This program.", {"version": __version__})
-        yield from self._decisions()
-        yield from self._traffic()
+        counts = self._counts()
+        yield from self._decisions(counts.statistics)
+        yield from self._traffic(counts)
         yield from self._store()
 
-    def _decisions(self) -> Iterator[Metric]:
-        statistics = self._statistics
+    @staticmethod
+    def _decisions(statistics: Statistics) -> Iterator[Metric]:
         yield _counter(
             "decisions",
             "Decisions over enclaves' requests; no reason means granted.",
@@ -101,10 +100,9 @@ class _BrokerCollector(Collector):
         yield _counter("audit_records", "Decisions recorded in the audit log.", {(): statistics.audit_records})
         yield _counter("audit_failures", "Decisions that could not be recorded.", {(): statistics.audit_failures})
 
-    def _traffic(self) -> Iterator[Metric]:
-        connections, handshakes = self._connections()
-        yield _gauge("connections_open", "Connections of enclaves that are open.", {(): connections})
-        counts = {(outcome,): handshakes.get(outcome, 0) for outcome in _HANDSHAKES}
+    def _traffic(self, all_counts: Counts) -> Iterator[Metric]:
+        yield _gauge("connections_open", "Connections of enclaves that are open.", {(): all_counts.connections})
+        counts = {(outcome,): all_counts.handshakes.get(outcome, 0) for outcome in _HANDSHAKES}
         yield _counter("handshakes", "TLS handshakes on the enclaves' port.", counts, ("outcome",))
         requests = {(method, str(status)): n for (method, status), n in self._requests.copy().items()}
         yield _counter("admin_requests", "Requests to the administration.", requests, ("method", "code"))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from sealserve.broker.admin.metrics import Metrics
 from sealserve.broker.admin.protection import names_of
 from sealserve.broker.admin.settings import AdminSettings
 from sealserve.broker.grants import LiveGrants
-from sealserve.broker.statistics import Statistics
 from sealserve.broker.store import Store
+from sealserve.broker.tally import Counts
 from sealserve.errors import ConfigurationError
 from sealserve.files import read_file, read_secret_file
 from sealserve.logs import event, get_logger
@@ -43,7 +43,7 @@ class AdminServer:
     """Administration of one broker over HTTPS.
 
     :param certificate: PEM, the server's own first. :param private_key: PEM, mode 0600.
-    :param connections: gives how many enclaves are connected, and the handshakes by outcome.
+    :param counts: gives what all workers of the broker have counted.
     :raises ConfigurationError: a certificate cannot be used. :raises KeyFileError: others can read the key.
     """
 
@@ -55,8 +55,7 @@ class AdminServer:
         private_key: Path,
         store: Store,
         grants: LiveGrants,
-        statistics: Statistics,
-        connections: Callable[[], tuple[int, Mapping[str, int]]],
+        counts: Callable[[], Counts],
     ) -> None:
         self._settings = settings
         self._tls, own = _tls(settings, certificate, private_key)
@@ -65,8 +64,8 @@ class AdminServer:
             store=store,
             grants=grants,
             fleet=Fleet(store),
-            health=Health(store, grants, statistics),
-            metrics=Metrics(grants, statistics, connections),
+            health=Health(store, grants, counts),
+            metrics=Metrics(grants, counts),
             authenticator=Authenticator(settings, lambda: grants.state),
             names={*names_of(own), *settings.names, "localhost"},
             threads=self._threads,
