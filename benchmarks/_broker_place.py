@@ -10,10 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -31,7 +33,7 @@ from sealserve.secret import Secret
 ENCLAVE = SimulatedEnclave(mrenclave=b"\x11" * 32, mrsigner=b"\x22" * 32)
 
 
-def make_files(directory: Path) -> Path:
+def make_files(directory: Path, *, workers: int = 1) -> Path:
     """Everything that a broker needs, in a directory; the path of its settings."""
     create_simulated_platform(directory / "platform")
     _make_certificates(directory)
@@ -48,7 +50,7 @@ def make_files(directory: Path) -> Path:
     )
     path = directory / "broker.yaml"
     path.write_text(
-        "listen: 127.0.0.1:0\ncertificate: broker.pem\nprivate_key: broker.key\nstore: broker.db\n"
+        f"workers: {workers}\nlisten: 127.0.0.1:0\ncertificate: broker.pem\nprivate_key: broker.key\nstore: broker.db\n"
         "master_key: master.key\n"
     )
     with BrokerSettings.load(path).create_store(actor="benchmark") as store:
@@ -102,15 +104,44 @@ class Process:
 
     @property
     def cpu(self) -> float:
-        """Seconds of processor time of all its threads so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Seconds of processor time of it and its children so far."""
+        return sum(_cpu(pid) for pid in self._all())
 
-    @property
-    def peak(self) -> int:
-        """Most bytes that were resident."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    def memory(self) -> int:
+        """Bytes that are resident now, of it and its children; what several have together counts once."""
+        rollups = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self._all())
+        return sum(int(text.partition("\nPss:")[2].split()[0]) for text in rollups) * 1024
+
+    def _all(self) -> list[int]:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [self.pid, *(int(child) for child in children.split())]
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class MostMemory:
+    """The most memory that a process had within the block, looked at a hundred times a second."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.bytes = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            self.bytes = max(self.bytes, self._process.memory())
 
 
 @contextlib.contextmanager
