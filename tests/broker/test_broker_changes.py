@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_broker_store import sql
 
+from sealserve.allowance import BURST, SECONDS_EACH
 from sealserve.broker.audit import AuditUnavailableError
 from sealserve.broker.audit_writer import AuditWriter
 from sealserve.broker.client import BrokersUnavailableError, Grant, GrantRefusedError
 from sealserve.broker.grants import GrantsUnavailableError
 from sealserve.broker.messages import Refused, write_frame
 from sealserve.broker.server import Broker
-from sealserve.broker.strangers import BURST, SECONDS_EACH, Strangers
+from sealserve.broker.strangers import Strangers
 from sealserve.ratls import TlsIdentity
 
 NEW_DIGEST = "cd" * 32
@@ -220,7 +221,7 @@ def test_strangers_are_recorded_at_a_bounded_rate_and_none_is_forgotten(pauses: 
 def test_a_flood_of_garbage_is_counted_and_attested_enclaves_are_recorded_beside_it(
     place: Place, identity: TlsIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sealserve.broker.strangers.BURST", 2)
+    monkeypatch.setattr("sealserve.allowance.BURST", 2)
 
     async def body() -> None:
         async with running(place) as broker:

@@ -246,11 +246,7 @@ class Broker:
         if self._decider is None:
             raise RuntimeError("the broker was not started")
         protocol = version2 if stream.alpn == ALPN else version1
-        try:
-            await protocol.converse(stream, self._decider, step_seconds=self._settings.limits.step_seconds)
-        except TimeoutError:
-            event(_log, logging.INFO, "enclave-timed-out", peer=stream.peer_address)
-            stream.abort()
+        await protocol.converse(stream, self._decider, step_seconds=self._settings.limits.step_seconds)
 
 
 async def _summarise(decider: Decider) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-BURST = 100
-SECONDS_EACH = 10.0
+from sealserve.allowance import Allowance
+
 SUMMARY_SECONDS = 60.0
 
 
@@ -25,9 +25,7 @@ class Strangers:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._allowance = float(BURST)
-        self._then = clock()
+        self._allowance = Allowance(clock)
         self._counted: Counter[str] = Counter()
         self._since = ""
 
@@ -36,11 +34,7 @@ class Strangers:
 
         :param reason: the refusal's.
         """
-        now = self._clock()
-        self._allowance = min(float(BURST), self._allowance + (now - self._then) / SECONDS_EACH)
-        self._then = now
-        if self._allowance >= 1:
-            self._allowance -= 1
+        if self._allowance.take():
             return True
         self._since = self._since or datetime.now(UTC).isoformat(timespec="milliseconds")
         self._counted[reason] += 1

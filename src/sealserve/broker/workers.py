@@ -58,6 +58,7 @@ class _Parent:
     _children: dict[int, int] = field(default_factory=dict)  # process → worker
     _waiting: dict[int, int] = field(default_factory=dict)  # end of a pipe that tells of readiness → worker
     _due: dict[int, float] = field(default_factory=dict)  # worker → when to start it anew
+    _ready: set[int] = field(default_factory=set)  # workers that have served
     _stopping: bool = False
 
     def __post_init__(self) -> None:
@@ -71,7 +72,7 @@ class _Parent:
             while not self._stopping:
                 self._wait(woken)
                 self._reap(serving=told)
-                if not told and not self._waiting:
+                if not told and len(self._ready) == self.settings.workers:
                     notify(READY=1, STATUS=f"listening at {bound_address(self.sockets)}")
                     told = True
                 for worker in [worker for worker, moment in self._due.items() if moment <= time.monotonic()]:
@@ -83,10 +84,13 @@ class _Parent:
     def _start(self, worker: int) -> None:
         reading, writing = os.pipe()
         parent = os.getpid()
+        # A signal that comes before the worker has its own handlers waits for them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
         process = os.fork()
         if process == 0:
             os.close(reading)
             self._be(worker, parent, writing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         os.close(writing)
         self._children[process] = worker
         self._waiting[reading] = worker
@@ -99,6 +103,7 @@ class _Parent:
         signal.set_wakeup_fd(-1)
         for number in _STOPPING:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
         def tell() -> None:
             os.write(ready, b"1")
@@ -114,8 +119,10 @@ class _Parent:
         readable, _, _ = select.select([woken, *self._waiting], [], [], timeout)
         for descriptor in readable:
             if descriptor != woken:
+                worker = self._waiting.pop(descriptor)
+                if os.read(descriptor, 1):  # nothing: it has ended
+                    self._ready.add(worker)
                 os.close(descriptor)
-                del self._waiting[descriptor]
                 continue
             numbers = os.read(woken, 64)
             self._stopping = self._stopping or any(number in numbers for number in _STOPPING)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from OpenSSL import SSL
 
 from sealserve.addresses import Address
+from sealserve.allowance import Allowance
 from sealserve.errors import MachineError, SealserveError
 from sealserve.logs import event, get_logger
 from sealserve.ratls.crowd import ConnectionLimits, Crowd, Member
@@ -47,6 +48,8 @@ class TlsServer:
         self._crowd = Crowd(limits)
         self._servers: list[asyncio.Server] = []
         self._told = -_SECONDS_EACH
+        self._allowance = Allowance()
+        self._untold = 0
         self.address = Address("", 0)
         self.handshakes: Counter[str] = Counter()
 
@@ -113,6 +116,14 @@ class TlsServer:
                 dropped=self.handshakes["dropped"],
             )
 
+    def _tell_failure(self, name: str, **fields: object) -> None:
+        """Anybody can make connections fail: the first of many are told, then some, with how many were not."""
+        if not self._allowance.take():
+            self._untold += 1
+            return
+        event(_log, logging.INFO, name, **fields, **({"untold_before": self._untold} if self._untold else {}))
+        self._untold = 0
+
     async def _serve(self, stream: TlsStream, member: Member, handshake_seconds: float) -> None:
         peer = stream.peer_address
         try:
@@ -126,13 +137,16 @@ class TlsServer:
                 raise
             except TimeoutError:
                 self.handshakes["timed-out"] += 1
-                event(_log, logging.INFO, "handshake-timed-out", peer=peer)
+                self._tell_failure("handshake-timed-out", peer=peer)
                 stream.abort()
                 return
             await self._handler(stream)
             await stream.close()
+        except TimeoutError:
+            self._tell_failure("peer-timed-out", peer=peer)
+            stream.abort()
         except SealserveError as error:
-            event(_log, logging.INFO, "connection-failed", peer=peer, reason=error)
+            self._tell_failure("connection-failed", peer=peer, reason=error)
             with contextlib.suppress(SealserveError):
                 await stream.close()
         except Exception:  # noqa: BLE001 - a defect in the handler must not end the server
@@ -177,7 +191,8 @@ async def serve(
 ) -> TlsServer:
     """Serve TLS connections until :meth:`TlsServer.close`.
 
-    :param handler: called after the handshake with the stream, which is closed when it returns.
+    :param handler: called after the handshake with the stream, which is closed when it returns. When it raises
+        TimeoutError, the peer did not do its part in time.
     :param sockets: that listen at the address already; they are made if none are given.
     :raises MachineError: see :func:`listening_sockets`.
     """
