@@ -1,204 +1,266 @@
-"""What serving adds to the engine: bare OpenVINO in this process beside the same answer through the TLS server.
+"""Serving, in one run: this project's server, the engines without a server, and servers from PyPI.
 
-The server runs in a process of its own, as a replica does, on loopback. Both are asked in turns, in one run, so that a
-busy machine troubles both alike: read the ratios and the differences, not the milliseconds.
+Every side runs in a process of its own on loopback, with the same model and cores. They are asked in turns, so that a
+busy machine troubles all alike: read ratios and differences, not milliseconds. ``docs/serving-performance.md`` tells
+what the figures mean. Models and peers' environments are kept in ``~/.cache/sealserve-benchmarks``.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import contextlib
 import datetime
 import json
-import multiprocessing
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
-import openvino
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from sealserve.models.efficientnet import write_efficientnet_lite0
-from sealserve.models.graph import GraphBuilder, TensorInGraph, type_attribute
-from sealserve.models.writing import write_saved_model
-from sealserve.secret import Secret
-from sealserve.serving.core import ModelServer
-from sealserve.serving.grpc_server import create_server
-from sealserve.serving.model_files import MemoryFiles, directory_files
-from sealserve.serving.openvino_engine import OpenVinoEngine
-from sealserve.wire.tensorflow_pb2 import DataType
+from benchmarks._serving_load import Call, Target, keep_busy, one_by_one
+from benchmarks._serving_models import Model, dense, resnet50, tiny
+from benchmarks._serving_peers import PEERS, install, running
+from benchmarks._serving_place import PREDICT, Place, place
+from benchmarks._serving_plot import plot
 from sealserve.wire.tensorflow_serving_pb2 import PredictRequest, PredictResponse
 from sealserve.wire.tensors import from_numpy, to_numpy
 
 SERVER_NAME = "replica.sealserve.internal"
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-PROPERTIES = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+BATCHING = (
+    "max_batch_size { value: 64 } num_batch_threads { value: 1 } batch_timeout_micros { value: 0 } "
+    "max_enqueued_batches { value: 100 }"
+)
+CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
+SIZES = tuple(1 << power for power in range(10, 25, 2))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Medians in milliseconds: the floor, and what is measured against it."""
+@dataclass
+class Results:
+    """All figures. Times are milliseconds, rates are answers per second, memory is megabytes."""
 
-    what: str
-    floor: str
-    floor_ms: float
-    ours: str
-    ours_ms: float
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
-    @property
-    def ratio(self) -> float:
-        return self.ours_ms / self.floor_ms
+    def add(self, part: str, model: str, side: str, **figures: float) -> None:
+        """A row, printed at once."""
+        self.rows.append({"part": part, "model": model, "side": side, **figures})
+        said = "  ".join(f"{name} {value:,.2f}" for name, value in figures.items())
+        print(f"{part:12} {model:9} {side:28} {said}", flush=True)
 
-    @property
-    def added_ms(self) -> float:
-        return self.ours_ms - self.floor_ms
+
+class Bench:
+    """One run."""
+
+    def __init__(self, options: argparse.Namespace, directory: Path) -> None:
+        self.results = Results()
+        self._options = options
+        self._directory = directory
+        key, self._certificate = make_certificate()
+        self._tls = {"key": base64.b64encode(key).decode(), "certificate": self._certificate.decode()}
+
+    def latency(self, model: Model) -> None:
+        """One call after the other: engines, the bare server, and this project's, in turns."""
+        array = self._directory / f"{model.name}.npy"
+        np.save(array, model.array)
+        engine = {"directory": str(model.directory), "array": str(array), "threads": self._options.threads}
+        message = predict_request(model)
+        with contextlib.ExitStack() as stack:
+            bare = {"OpenVINO in process": stack.enter_context(place("openvino", **engine))}
+            try:
+                bare["TensorFlow in process"] = stack.enter_context(place("tensorflow", **engine))
+            except RuntimeError:
+                self.results.missing.append("TensorFlow")
+            ours, target = self._start(stack, [model])
+            floor = Target(stack.enter_context(place("echo", **self._tls)).said["port"], self._certificate, PREDICT)
+            sides: dict[str, Callable[[int], list[float]]] = {name: one.ask for name, one in bare.items()}
+            for name, where in (("sealserve", target), ("grpcio echo", floor)):
+                light, usual = Call(where, SERVER_NAME), self._stub(stack, where)
+                stack.callback(light.close)
+                sides[name] = lambda count, call=light: one_by_one(call, message, count)
+                sides[f"{name}, grpcio's client"] = lambda count, call=usual: one_by_one(call, message, count)
+            answer = to_numpy(
+                next(iter(PredictResponse.FromString(Call(target, SERVER_NAME)(message)).outputs.values()))
+            )
+            for name, one in bare.items():
+                if not np.allclose(answer.ravel()[:8], one.said["first"], atol=1e-4):
+                    raise SystemExit(f"{model.name}: {name} gives another answer")
+            taken = take_turns(sides, self._options.rounds, 20 if model.name == "tiny" else 3)
+            base = statistics.median(taken["OpenVINO in process"])
+            for name, times in taken.items():
+                median = statistics.median(times)
+                added = {} if name.endswith("in process") else {"added": (median - base) * 1000}
+                rate = len(times) / sum(times)
+                self.results.add("latency", model.name, name, median=median * 1000, rate=rate, **added)
+            for name, one in {**bare, "sealserve": ours}.items():
+                self.results.add("start", model.name, name, seconds=one.seconds, peak_mb=one.peak_bytes() / 1e6)
+
+    def concurrency(self, model: Model, *, batching: bool) -> None:
+        """Answers per second against callers at once, with and without batches, in turns."""
+        with contextlib.ExitStack() as stack:
+            sides = {"sealserve": self._start(stack, [model])[1]}
+            if batching:
+                sides["sealserve, batching"] = self._start(stack, [model], BATCHING)[1]
+            for callers in CONCURRENCIES:
+                self._load("concurrency", model, sides, predict_request(model), callers)
+
+    def peers(self, model: Model) -> None:
+        """Answers per second of servers from PyPI, each beside this project's."""
+        for peer in PEERS:
+            python = install(peer)
+            if python is None:
+                self.results.missing.append(f"{peer.name} (cannot be installed)")
+                continue
+            try:
+                with contextlib.ExitStack() as stack:
+                    ours = self._start(stack, [model])[1]
+                    theirs = stack.enter_context(running(peer, python, model))
+                    for callers in (1, 16):
+                        self._load("peers", model, {"sealserve": ours}, predict_request(model), callers)
+                        self._load("peers", model, {peer.name: theirs}, peer.message(model), callers)
+            except RuntimeError as error:
+                self.results.missing.append(f"{peer.name} ({error})")
+
+    def sizes(self) -> None:
+        """A call against the size of its request: the server, and grpcio's echo of the same bytes."""
+        model = tiny()
+        with contextlib.ExitStack() as stack:
+            _, ours = self._start(stack, [model])
+            echo = Target(stack.enter_context(place("echo", **self._tls)).said["port"], self._certificate, PREDICT)
+            calls = {"sealserve": Call(ours, SERVER_NAME), "grpcio echo": Call(echo, SERVER_NAME)}
+            for size in SIZES:
+                message = predict_request(Model(model.name, model.directory, "x", np.ones(size // 4, np.float32)))
+                sides = {
+                    name: (lambda count, call=call, message=message: one_by_one(call, message, count))
+                    for name, call in calls.items()
+                }
+                for name, times in take_turns(sides, max(3, self._options.rounds // 4), 3).items():
+                    self.results.add("size", model.name, name, bytes=size, median=statistics.median(times) * 1000)
+            for call in calls.values():
+                call.close()
+
+    def _load(self, part: str, model: Model, sides: dict[str, Target], message: bytes, callers: int) -> None:
+        loads: dict[str, list[float]] = {side: [] for side in sides}
+        rates: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(self._options.load_rounds):
+            for side, target in sides.items():
+                load = keep_busy(target, SERVER_NAME, message, callers, self._options.seconds)
+                loads[side] += load.seconds
+                rates[side].append(load.rate)
+        for side, times in loads.items():
+            rate, median = statistics.median(rates[side]), statistics.median(times) * 1000
+            p99 = sorted(times)[len(times) * 99 // 100] * 1000
+            self.results.add(part, model.name, side, callers=callers, rate=rate, median=median, p99=p99)
+
+    def _start(
+        self, stack: contextlib.ExitStack, models: Sequence[Model], batching: str | None = None
+    ) -> tuple[Place, Target]:
+        where = {model.name: str(model.directory) for model in models}
+        task = {"models": where, "threads": self._options.threads, "batching": batching, **self._tls}
+        started = stack.enter_context(place("serve", **task))
+        return started, Target(started.said["port"], self._certificate, PREDICT)
+
+    def _stub(self, stack: contextlib.ExitStack, target: Target) -> Callable[[bytes], bytes]:
+        options = [("grpc.ssl_target_name_override", SERVER_NAME), ("grpc.max_receive_message_length", -1)]
+        credentials = grpc.ssl_channel_credentials(self._certificate)
+        channel = stack.enter_context(grpc.secure_channel(f"127.0.0.1:{target.port}", credentials, options))
+        stub: Callable[[bytes], bytes] = channel.unary_unary(target.path)
+        return stub
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print a table, or JSON."""
+    """Measure; print rows as they come, and a JSON file and plots if asked."""
     parser = argparse.ArgumentParser(prog="benchmarks serving", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=40, help="turns of each side (40)")
-    parser.add_argument("--calls", type=int, default=5, help="calls a turn (5)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads for a request, on both sides (1)")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each side, one call after the other (20)")
+    parser.add_argument("--load-rounds", type=int, default=1, help="turns of each side under load (1)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a turn under load (1.5)")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads of each engine (all)")
+    parser.add_argument("--only", choices=["latency", "concurrency", "peers", "size"], help="one part alone")
+    parser.add_argument("--output", type=Path, help="directory for serving.json and the plots")
     options = parser.parse_args(arguments)
-    comparisons = measure(options.rounds, options.calls, options.threads)
-    if options.json:
-        results = [{**asdict(one), "ratio": one.ratio, "added_ms": one.added_ms} for one in comparisons]
-        print(json.dumps({"benchmark": "serving", "results": results}))
-        return
-    rows = [("", "floor", "ms", "ours", "ms", "ratio", "added ms")]
-    for one in comparisons:
-        figures = (f"{one.ours_ms:.2f}", f"{one.ratio:.2f}", f"{one.added_ms:+.2f}")
-        rows.append((one.what, one.floor, f"{one.floor_ms:.2f}", one.ours, *figures))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            cell.ljust(w) if i in {0, 1, 3} else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
-
-
-def measure(rounds: int, calls: int, threads: int) -> list[Comparison]:
-    """All comparisons of this module."""
-    comparisons = []
     with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        models: dict[str, tuple[Path, str, np.ndarray[Any, Any]]] = {
-            "tiny (4 numbers)": (write_tiny(directory / "tiny"), "x", np.arange(4, dtype=np.float32)),
-            "EfficientNet-Lite0 (150 kB image)": (
-                write_efficientnet_lite0(directory / "efficientnet") / "1",
-                "images",
-                np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8),
-            ),
-        }
-        with serving([version for version, _, _ in models.values()], threads) as stub:
-            for index, (title, (version, alias, array)) in enumerate(models.items()):
-                bare, through = bare_openvino(version, array, threads), through_server(stub, str(index), alias, array)
-                if not np.allclose(bare(), through(), atol=1e-5):
-                    raise SystemExit(f"{title}: the two sides give different answers")
-                floor, ours = take_turns(bare, through, rounds, calls)
-                comparisons.append(Comparison(f"answer, {title}", "in process", floor, "TLS server", ours))
-        version = models["EfficientNet-Lite0 (150 kB image)"][0]
-        floor, ours = take_turns(
-            lambda: compile_model(version, threads), lambda: load_from_memory(version, threads), 3, 1
-        )
-        comparisons.append(Comparison("load, EfficientNet-Lite0", "from disk", floor, "through memory files", ours))
-    return comparisons
+        bench = Bench(options, Path(name))
+        if options.only in {None, "latency"}:
+            bench.latency(tiny())
+            if (resnet := resnet50()) is not None:
+                bench.latency(resnet)
+        if options.only in {None, "concurrency"}:
+            bench.concurrency(tiny(), batching=True)
+            bench.concurrency(dense(), batching=True)
+        if options.only in {None, "peers"}:
+            bench.peers(tiny())
+        if options.only in {None, "size"}:
+            bench.sizes()
+    for line in bench.results.missing:
+        print(f"missing: {line}")
+    for text in verdicts(bench.results.rows):
+        print(text)
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        document = {"benchmark": "serving", **asdict(bench.results)}
+        (options.output / "serving.json").write_text(json.dumps(document, indent=1))
+        plot(bench.results.rows, options.output)
 
 
-def take_turns(first: Callable[[], Any], second: Callable[[], Any], rounds: int, calls: int) -> tuple[float, float]:
-    """Medians of both, in milliseconds."""
-    times: tuple[list[float], list[float]] = ([], [])
+def verdicts(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The targets, as far as they were measured."""
+
+    def find(part: str, model: str, side: str, name: str) -> float | None:
+        values = [row[name] for row in rows if (row["part"], row["model"], row["side"]) == (part, model, side)]
+        return max(values) if values else None
+
+    found = []
+
+    def say(what: str, ours: float | None, other: float | None, target: str) -> None:
+        if ours is not None and other:
+            found.append(f"{what}: {ours / other:.2f} times (target {target})")
+
+    for model, target in (("tiny", "0.4"), ("resnet50", "1.5")):
+        added = find("latency", model, "sealserve", "added")
+        if added is not None:
+            found.append(f"added median latency, {model}: {added:.2f} ms (target at most {target})")
+    ours = find("latency", "resnet50", "sealserve", "rate")
+    say("ResNet-50 throughput to OpenVINO's", ours, find("latency", "resnet50", "OpenVINO in process", "rate"), "0.95")
+    tensorflow = "TensorFlow in process"
+    say("ResNet-50 throughput to TensorFlow's", ours, find("latency", "resnet50", tensorflow, "rate"), "1.4")
+    for name, what in (("seconds", "start"), ("peak_mb", "memory")):
+        other = find("start", "resnet50", tensorflow, name)
+        say(f"ResNet-50 {what} to TensorFlow's", find("start", "resnet50", "sealserve", name), other, "at most 0.5")
+    best = max((find("peers", "tiny", peer.name, "rate") or 0 for peer in PEERS), default=0)
+    say("tiny model, rate to the best peer's", find("peers", "tiny", "sealserve", "rate"), best, "1.5")
+    for model in ("tiny", "dense"):
+        batched = find("concurrency", model, "sealserve, batching", "rate")
+        say(f"batching on to off, {model}", batched, find("concurrency", model, "sealserve", "rate"), "3")
+    return found
+
+
+def take_turns(sides: dict[str, Callable[[int], list[float]]], rounds: int, calls: int) -> dict[str, list[float]]:
+    """Seconds of each call of each side."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
-        for call, taken in zip((first, second), times, strict=True):
-            call()
-            for _ in range(calls):
-                start = time.perf_counter()
-                call()
-                taken.append((time.perf_counter() - start) * 1000)
-    return statistics.median(times[0]), statistics.median(times[1])
+        for name, side in sides.items():
+            side(1)
+            taken[name] += side(calls)
+    return taken
 
 
-def compile_model(version: Path, threads: int) -> Any:
-    """The floor of loading."""
-    core = openvino.Core()
-    return core.compile_model(core.read_model(version), "CPU", {**PROPERTIES, "INFERENCE_NUM_THREADS": threads})
+def predict_request(model: Model) -> bytes:
+    """The message for the method ``Predict``."""
+    request = PredictRequest()
+    request.model_spec.name = model.name
+    request.inputs[model.input].CopyFrom(from_numpy(model.array))
+    return request.SerializeToString()
 
 
-def load_from_memory(version: Path, threads: int) -> Any:
-    """Loading as a replica does once the plaintext is there."""
-    with MemoryFiles() as files:
-        with files.add("saved_model.pb") as file:
-            file.write((version / "saved_model.pb").read_bytes())
-        return OpenVinoEngine(threads=threads).load(files)
-
-
-def bare_openvino(version: Path, array: np.ndarray[Any, Any], threads: int) -> Callable[[], Any]:
-    """The floor of an answer."""
-    request = compile_model(version, threads).create_infer_request()
-    return lambda: np.array(request.infer([array], share_inputs=True, share_outputs=True)[0])
-
-
-def through_server(
-    stub: Callable[[bytes], bytes], name: str, alias: str, array: np.ndarray[Any, Any]
-) -> Callable[[], Any]:
-    """An answer as a caller gets it: message built, sent, answered, read."""
-
-    def call() -> Any:
-        request = PredictRequest()
-        request.model_spec.name = name
-        request.inputs[alias].CopyFrom(from_numpy(array))
-        response = PredictResponse.FromString(stub(request.SerializeToString()))
-        return to_numpy(next(iter(response.outputs.values())))
-
-    return call
-
-
-@contextmanager
-def serving(versions: Sequence[Path], threads: int) -> Iterator[Callable[[bytes], bytes]]:
-    """A server in a process of its own, with the models named by their place in the sequence."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, [str(version) for version in versions], threads), daemon=True)
-    process.start()
-    try:
-        port, certificate = ours.recv()
-        options = [("grpc.ssl_target_name_override", SERVER_NAME)]
-        with grpc.secure_channel(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(certificate), options) as channel:
-            yield channel.unary_unary(PREDICT)
-    finally:
-        ours.close()
-        process.join(10)
-        process.terminate()
-
-
-def serve(connection: Connection, versions: Sequence[str], threads: int) -> None:
-    """The server's process: runs until the other end of ``connection`` closes."""
-    engine, core = OpenVinoEngine(threads=threads), ModelServer()
-    for index, version in enumerate(versions):
-        with directory_files(Path(version)) as files:
-            core.add_model(str(index), 1, engine.load(files))
-    key, certificate = make_certificate()
-    server, port = create_server(core, address="127.0.0.1:0", private_key_pem=key, certificate_pem=certificate)
-    server.start()
-    connection.send((port, certificate))
-    connection.poll(None)
-    server.stop(0)
-
-
-def make_certificate() -> tuple[Secret, bytes]:
+def make_certificate() -> tuple[bytes, bytes]:
     """A key of the kind that replicas have (EC P-384), and its certificate, as PEM."""
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "benchmark")])
@@ -214,19 +276,8 @@ def make_certificate() -> tuple[Secret, bytes]:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    secret = Secret(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return secret, certificate.public_bytes(Encoding.PEM)
-
-
-def write_tiny(base: Path) -> Path:
-    """``y = x / 2 + 2``, whose answer costs next to nothing."""
-    graph, number = GraphBuilder(), type_attribute(DataType.DT_FLOAT)
-    x = graph.placeholder("x", DataType.DT_FLOAT, [-1])
-    half = graph.node("Mul", "half", [x, graph.constant("scale", np.array(0.5, np.float32))], T=number)
-    graph.node("Add", "y", [half, graph.constant("offset", np.array(2, np.float32))], T=number)
-    tensors = {name: TensorInGraph(f"{name}:0", DataType.DT_FLOAT, (-1,)) for name in "xy"}
-    message = graph.saved_model({"x": tensors["x"]}, {"y": tensors["y"]}, signature="serving_default")
-    return write_saved_model(base, 1, message)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return pem, certificate.public_bytes(Encoding.PEM)
 
 
 if __name__ == "__main__":

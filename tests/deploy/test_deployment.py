@@ -71,7 +71,7 @@ def test_threads_are_shared_among_replicas_but_never_less_than_one(monkeypatch: 
         ({"model": {"name": "../x"}}, "model.name"),
         ({"model": {"mount": "models/x"}}, "absolute path"),
         ({"model": {"mount": "/models/../x"}}, "absolute path"),
-        ({"model": {"engine": "tensorflow"}}, "openvino"),
+        ({"model": {"engine": "onnxruntime"}}, "openvino"),
         ({"tls": {"mode": "one-way"}}, "attested"),
         ({"tls": {"server_name": "127.0.0.1"}}, "DNS name"),
         ({"tls": {"server_name": 'x"; y'}}, "DNS name"),

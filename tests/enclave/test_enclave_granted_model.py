@@ -34,11 +34,16 @@ class Loaded:
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.asked = threading.Event()
+        self.closed = 0
 
     def predict(self, *_: Any, **__: Any) -> dict[str, Any]:
         self.asked.set()
         assert self.may_answer.wait(10)
+        assert not self.closed
         return {"y": np.array(self.version)}
+
+    def close(self) -> None:
+        self.closed += 1
 
 
 class FakeStorage:
@@ -139,7 +144,7 @@ def test_evidence_says_both_while_either_may_answer(parties: Parties, monkeypatc
 
 
 def test_a_request_in_flight_finishes_with_the_old_model_which_is_dropped_then(parties: Parties) -> None:
-    _, old = parties.core.find(ModelChoice("m"))
+    old = parties.core.models["m"][1]
     assert isinstance(old, Loaded)
     old.may_answer.clear()
     answers: list[int] = []
@@ -153,6 +158,7 @@ def test_a_request_in_flight_finishes_with_the_old_model_which_is_dropped_then(p
     old.may_answer.set()
     caller.join()
     assert answers == [1]
+    assert old.closed == 1
     gone = weakref.ref(old)
     del old, caller
     gc.collect()

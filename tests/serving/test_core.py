@@ -7,7 +7,7 @@ import pytest
 
 from sealserve.errors import InputError
 from sealserve.serving.checks import check_inputs, select_outputs
-from sealserve.serving.core import ModelChoice, ModelServer
+from sealserve.serving.core import ModelChoice, ModelServer, State
 from sealserve.serving.engine import Signature, TensorSpec
 from sealserve.serving.errors import RequestError, ServableNotFoundError
 from sealserve.wire.tensorflow_pb2 import DataType
@@ -22,6 +22,9 @@ class Named:
 
     def predict(self, signature, inputs, output_filter=(), *, wanted=None):
         return {"name": np.array([self.name, signature])}
+
+    def close(self):
+        self.closed = getattr(self, "closed", 0) + 1
 
 
 @pytest.fixture
@@ -52,6 +55,81 @@ def test_a_removed_version_answers_no_more(core):
     assert dict(core.models) == {}
     with pytest.raises(ServableNotFoundError):
         core.remove_model("m", 1)
+
+
+def test_a_removed_version_is_closed_once_when_its_last_request_is_done():
+    core, model, told = ModelServer(), Named("one"), []
+    core.add_model("m", 1, model, closed=lambda: told.append("closed"))
+    with core.use(ModelChoice("m")) as (version, loaded), core.use(ModelChoice("m", version=1)):
+        assert (version, loaded) == (1, model)
+        core.remove_model("m", 1)
+        with pytest.raises(ServableNotFoundError), core.use(ModelChoice("m")):
+            pass
+        assert not told
+    assert told == ["closed"]
+    assert model.closed == 1
+
+
+def test_a_request_that_fails_gives_its_version_back(core):
+    with pytest.raises(ValueError, match="mine"), core.use(ModelChoice("m", version=2)) as (_, model):
+        raise ValueError("mine")
+    core.remove_model("m", 2)
+    assert model.closed == 1
+
+
+def test_a_version_that_does_not_close_harms_nobody(core):
+    told = []
+    broken = Named("broken")
+    broken.close = None
+    core.add_model("m", 11, broken, closed=lambda: told.append("closed"))
+    with core.use(ModelChoice("m")):
+        core.remove_model("m", 11)
+    assert told == ["closed"]
+    assert asked(core, name="m")[0] == "ten"
+
+
+def test_what_is_replaced_is_closed(core):
+    before = core.models["m"]
+    core.replace("m", 10, Named("new"))
+    assert asked(core, name="m")[0] == "new"
+    assert [model.closed for model in before.values()] == [1, 1, 1]
+    again = core.models["m"][10]
+    core.add_model("m", 10, Named("newer"), exchange=True)
+    assert again.closed == 1
+    assert asked(core, name="m", version=10)[0] == "newer"
+
+
+def test_labels_are_names_of_versions(core):
+    core.set_labels("m", {"stable": 2, "gone": 3})
+    assert asked(core, name="m", label="stable")[0] == "two"
+    with pytest.raises(ServableNotFoundError, match=r"Specific\(m, 3\)"):
+        asked(core, name="m", label="gone")
+    core.set_labels("m", {})
+    with pytest.raises(RequestError, match="label: stable"):
+        asked(core, name="m", label="stable")
+
+
+def test_a_server_is_ready_when_every_configured_model_answers(core):
+    empty = ModelServer()
+    assert not empty.ready
+    assert empty.names() == []
+    assert core.ready
+    assert core.names() == ["m"]
+    core.configure({"m": {}, "other": {}})
+    assert not core.ready
+    assert core.names() == ["m", "other"]
+    core.add_model("other", 1, Named("other"))
+    assert core.ready
+
+
+def test_what_is_loaded_is_available_where_nobody_says_otherwise(core):
+    assert [(s.version, s.state) for s in core.status(ModelChoice("m"))] == [
+        (10, State.AVAILABLE),
+        (2, State.AVAILABLE),
+        (1, State.AVAILABLE),
+    ]
+    with pytest.raises(ServableNotFoundError, match=r"^Could not find any versions of model x$"):
+        core.status(ModelChoice("x"))
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_an_operation_that_openvino_lacks_is_named_with_a_way_out(engine, tmp_pa
     version = write_saved_model(tmp_path, 1, affine_model(1, 1, operation="StringUpper"))
     with pytest.raises(ModelError, match="cannot convert the operation StringUpper") as caught:
         load(engine, version)
-    assert "TensorFlow Serving" in caught.value.hint
+    assert "`engine: tensorflow`" in caught.value.hint
 
 
 def test_every_operation_that_openvino_lacks_is_named(engine, tmp_path):
@@ -180,3 +180,54 @@ def test_a_number_too_large_for_the_type_openvino_computes_in_is_refused(engine,
     for number in too_large:
         with pytest.raises(RequestError, match="out of the range of"):
             model.predict("serving_default", {"x": np.array([1, number], code)})
+
+
+def field(number, value):
+    """A field of a protobuf message of less than 128 bytes."""
+    if isinstance(value, int):
+        return bytes([number << 3, value])
+    data = value.encode() if isinstance(value, str) else value
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
+def onnx_model(operation):
+    """``y = operation(x, x)`` for float32 [n, 4], as the messages of ``onnx.proto``."""
+
+    def tensor(name):
+        shape = field(1, field(2, "n")) + field(1, field(1, 4))
+        return field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))
+
+    node = field(1, "x") + field(1, "x") + field(2, "y") + field(4, operation)
+    graph = field(1, node) + field(2, "g") + field(11, tensor("x")) + field(12, tensor("y"))
+    return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13))
+
+
+def test_an_onnx_model_answers_and_describes_itself(engine):
+    with MemoryFiles() as files:
+        with files.add("model.onnx") as file:
+            file.write(onnx_model("Add"))
+        model = engine.load(files)
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    assert np.array_equal(model.predict("serving_default", {"x": x})["y"], x * 2)
+    with pytest.raises(RequestError, match="Incompatible shape"):
+        model.predict("serving_default", {"x": x[:, :3]})
+    told = model.signature_definitions["serving_default"].inputs["x"]
+    assert (told.dtype, [dim.size for dim in told.tensor_shape.dim]) == (1, [-1, 4])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (onnx_model("NoSuchOperation"), "cannot convert the operation NoSuchOperation"),
+        (b"", "no output in"),
+        (b"\x08\x08\x3a\xff", "cannot be parsed|can't be parsed"),
+    ],
+    ids=["operation", "empty", "malformed"],
+)
+def test_an_onnx_model_that_openvino_cannot_run_is_refused(engine, content, says):
+    with MemoryFiles() as files:
+        with files.add("model.onnx") as file:
+            file.write(content)
+        with pytest.raises(ModelError, match=says) as caught:
+            engine.load(files)
+    assert "tensorflow" not in caught.value.hint

@@ -13,7 +13,16 @@ from hypothesis.extra import numpy as hnp
 
 from sealserve.errors import InputError
 from sealserve.wire.tensorflow_pb2 import DataType, TensorProto, TensorShapeProto
-from sealserve.wire.tensors import TensorError, from_numpy, numpy_type, parse_tensor, tensor_type, to_numpy, type_name
+from sealserve.wire.tensors import (
+    TensorError,
+    declared_bytes,
+    from_numpy,
+    numpy_type,
+    parse_tensor,
+    tensor_type,
+    to_numpy,
+    type_name,
+)
 
 NUMBERS = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "c8", "c16"]
 
@@ -168,3 +177,29 @@ def test_any_message_is_an_array_of_its_declared_shape_or_a_tensor_error(data_ty
 def test_any_bytes_are_a_tensor_or_a_tensor_error(data):
     with contextlib.suppress(TensorError):
         to_numpy(parse_tensor(data), max_bytes=1 << 16)
+
+
+def test_more_strings_than_a_message_may_have_fields_are_refused_in_tensor_content():
+    tensor = TensorProto(dtype=DataType.DT_STRING, tensor_content=bytes(200_000))
+    tensor.tensor_shape.dim.add(size=200_000)
+    with pytest.raises(TensorError, match="at most 100000"):
+        to_numpy(tensor)
+
+
+@pytest.mark.parametrize(
+    ("data_type", "sizes", "size"),
+    [
+        (DataType.DT_FLOAT, [2, 3], 24),
+        (DataType.DT_HALF, [5], 10),
+        (DataType.DT_FLOAT, [], 4),
+        (DataType.DT_FLOAT, [-1, 3], 0),
+        (DataType.DT_FLOAT, [1] * 65, 0),
+        (DataType.DT_RESOURCE, [1], 0),
+        (99, [1], 0),
+    ],
+)
+def test_declared_bytes_are_those_of_type_and_shape(data_type, sizes, size):
+    tensor = TensorProto(dtype=data_type)
+    for one in sizes:
+        tensor.tensor_shape.dim.add(size=one)
+    assert declared_bytes(tensor) == size

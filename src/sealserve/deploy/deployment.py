@@ -57,7 +57,16 @@ class ModelSection(Settings):
         "pass for another. /models/NAME if not given.",
         examples=["/models/classifier"],
     )
-    engine: Literal["openvino"] = Field(default="openvino", description="What runs the model.")
+    engine: Literal["openvino", "tensorflow"] = Field(
+        default="openvino",
+        description="What runs the model. tensorflow runs every graph and is slower; it is an extra of its own: "
+        "pip install '.[tensorflow]'.",
+    )
+    precision: Literal["f32", "bf16", "f16"] = Field(
+        default="f32",
+        description="What openvino computes in. With f32 answers agree with TensorFlow's within 1e-4; bf16 is quicker "
+        "on processors that have it, and moves answers visibly.",
+    )
 
     @field_validator("name")
     @classmethod

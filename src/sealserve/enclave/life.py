@@ -23,11 +23,19 @@ from sealserve.files import read_file
 from sealserve.logs import event, get_logger
 from sealserve.notify import notify
 from sealserve.ratls import TlsIdentity, create_identity
+from sealserve.secret import Secret
+from sealserve.serving import health, open_inference
 from sealserve.serving.core import ModelServer
-from sealserve.serving.grpc_server import GrpcServer, create_server
+from sealserve.serving.grpc_server import SERVICE_NAME, GrpcServer, create_server
+from sealserve.serving.limits import Limits
+from sealserve.serving.methods import Service
+from sealserve.serving.reflection import reflection_services
+from sealserve.serving.tls import ServerTls
+from sealserve.serving.versions import ModelService
 
 if TYPE_CHECKING:
     from sealserve.enclave.settings import ReplicaSettings
+    from sealserve.serving.rest.server import RestServer
 
 _log = get_logger(__name__)
 
@@ -67,17 +75,21 @@ class _Replica:
                 address=self._settings.listen,
                 private_key_pem=private_key,
                 certificate_pem=self._identity.certificate_pem(),
-                extra_services=[self._attestation.service()],
+                extra_services=self._services(),
             )
+            rest = self._rest(private_key)
         # Until here a signal simply ends the process: it serves nobody yet.
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         server.start()
+        if rest is not None:
+            rest.start()
+            rest.set_serving(True)
         seconds = time.monotonic() - started
         event(_log, logging.INFO, "replica-ready", port=port, seconds=round(seconds, 3))
         notify(READY=1)
-        await self._serve(server, stop, Refresher(self._ask, self._model, first))
+        await self._serve(server, rest, stop, Refresher(self._ask, self._model, first))
         event(_log, logging.INFO, "replica-stopped")
 
     async def _begin(self) -> Grant:
@@ -116,7 +128,28 @@ class _Replica:
             failures=self._failures,
         )
 
-    async def _serve(self, server: GrpcServer, stop: asyncio.Event, refresher: Refresher) -> None:
+    def _services(self) -> list[Service]:
+        """What the replica answers beside predictions. Which models there are is not for callers to say."""
+        services = [
+            self._attestation.service(),
+            ModelService(self._core, None).service(),
+            open_inference.service(self._core, max_bytes=Limits().message_bytes),
+        ]
+        names = [SERVICE_NAME, health.SERVICE_NAME, *(service.name for service in services)]
+        return [*services, *reflection_services(names)]
+
+    def _rest(self, private_key: Secret) -> RestServer | None:
+        if self._settings.rest_listen is None:
+            return None
+        from sealserve.serving.rest.server import create_rest_server  # takes a third of the time of all imports
+
+        tls = ServerTls(private_key, self._identity.certificate_pem())
+        server, _ = create_rest_server(self._core, address=self._settings.rest_listen, tls=tls, reuse_port=True)
+        return server
+
+    async def _serve(
+        self, server: GrpcServer, rest: RestServer | None, stop: asyncio.Event, refresher: Refresher
+    ) -> None:
         """Serve until told to stop, or until the broker's word ends it; then let requests in flight finish.
 
         :raises TrustError: the broker's word ended it.
@@ -130,7 +163,11 @@ class _Replica:
         stopping.cancel()
         notify(STOPPING=1, STATUS="finishing requests in flight")
         server.set_serving(False)
-        await asyncio.to_thread(server.stop, self._settings.stop_grace)
+        stopping_servers = [asyncio.to_thread(server.stop, self._settings.stop_grace)]
+        if rest is not None:
+            rest.set_serving(False)
+            stopping_servers.append(asyncio.to_thread(rest.stop, self._settings.stop_grace))
+        await asyncio.gather(*stopping_servers)
         with contextlib.suppress(asyncio.CancelledError):
             await refreshing
 

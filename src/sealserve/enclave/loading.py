@@ -14,7 +14,9 @@ from sealserve.logs import event, get_logger
 from sealserve.sealing import SealedModel, open_sealed_model
 from sealserve.secret import Secret
 from sealserve.serving.engine import Engine, LoadedModel
+from sealserve.serving.engines import DEFAULT_ENGINE, create_engine
 from sealserve.serving.model_files import MemoryFiles
+from sealserve.serving.warm_up import warm_up
 
 _log = get_logger(__name__)
 
@@ -39,7 +41,8 @@ class Storage:
         """Unseal the granted version into memory files and load it. Blocks; the key is not needed afterwards.
 
         :param arguments: the grant's: how to run it.
-        :raises SealError: as :meth:`open`. :raises ModelError: the version is missing, or the engine fails.
+        :raises SealError: as :meth:`open`. :raises ModelError: the version is missing, or the engine fails, on the
+            model or on the requests that come with it (``assets.extra/tf_serving_warmup_requests``).
         """
         started = time.monotonic()
         sealed = self.open(model, key)
@@ -57,6 +60,11 @@ class Storage:
                     sealed.copy_to(name, file)
             unsealed = time.monotonic()
             loaded = engine.load(files)
+            try:
+                warmed_up = warm_up(loaded, files)
+            except BaseException:
+                loaded.close()
+                raise
         event(
             _log,
             logging.INFO,
@@ -66,22 +74,19 @@ class Storage:
             digest=model.digest.hex(),
             unseal_seconds=round(unsealed - started, 3),
             load_seconds=round(time.monotonic() - unsealed, 3),
+            warm_up_requests=warmed_up,
         )
         return loaded
 
 
 def _engine(arguments: Mapping[str, str]) -> Engine:
     """The engine that the owner chose. It is never the host's choice: arguments come with the grant."""
-    from sealserve.serving.openvino_engine import OpenVinoEngine
-
-    name = arguments.get("engine", OpenVinoEngine.name)
-    if name != OpenVinoEngine.name:
-        raise ConfigurationError(
-            f"the key broker asks for the engine {name!r}, which this replica does not have",
-            hint="Set model.engine to openvino.",
-        )
     try:
         threads = int(arguments.get("threads", "0"))
     except ValueError:
         raise ConfigurationError(f"threads is no number: {arguments['threads']!r}") from None
-    return OpenVinoEngine(threads=threads if threads > 0 else None)
+    return create_engine(
+        arguments.get("engine", DEFAULT_ENGINE),
+        precision=arguments.get("precision", "f32"),
+        threads=threads if threads > 0 else None,
+    )

@@ -10,7 +10,8 @@ from pathlib import Path
 class ReplicaSettings:
     """What the host tells a replica. Nothing of it is trusted.
 
-    :param listen: ``host:port``. :param brokers: ``host:port`` each, tried in order.
+    :param listen: ``host:port`` for gRPC. :param rest_listen: the same for REST; none without it.
+    :param brokers: ``host:port`` each, tried in order.
     :param broker_timeout: seconds to keep trying for a grant.
     :param stop_grace: seconds that requests in flight have after SIGTERM.
     """
@@ -25,3 +26,4 @@ class ReplicaSettings:
     server_name: str
     broker_timeout: float = 30.0
     stop_grace: float = 10.0
+    rest_listen: str | None = None

@@ -293,6 +293,7 @@ def _fill_store(deployment: Deployment, layout: Layout, model: PreparedModel) ->
                     },
                     "arguments": {
                         "engine": deployment.model.engine,
+                        "precision": deployment.model.precision,
                         "threads": str(deployment.replicas.threads_each),
                     },
                 }

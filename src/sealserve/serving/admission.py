@@ -61,7 +61,17 @@ class Admission:
     def receive(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """Wait for a request's one message.
 
-        :raises NoMessageError: there is none. :raises OverloadedError: its headers are too large.
+        :raises NoMessageError: there is none. Other errors are those of :meth:`receive_next`.
+        """
+        message = self.receive_next(messages, context)
+        if message is None:
+            raise NoMessageError("the method requires exactly one request message")
+        return message
+
+    def receive_next(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes | None:
+        """Wait for the next message; None if the caller sends no more.
+
+        :raises OverloadedError: the request's headers are too large.
         :raises grpc.RpcError: the request was cancelled, by its caller or here.
         """
         # gRPC has settings for this, and lets headers of some MB pass all the same (grpcio 1.85).
@@ -77,13 +87,10 @@ class Admission:
         if surplus is not None:
             surplus.cancel()
         try:
-            message = next(messages, None)
+            return next(messages, None)
         finally:
             with self._lock:
                 self._received(context)
-        if message is None:
-            raise NoMessageError("the method requires exactly one request message")
-        return message
 
     def _received(self, context: grpc.ServicerContext) -> None:
         self._receiving.pop(context, None)
@@ -117,6 +124,24 @@ class Admission:
                 self._working -= 1
                 self._bytes -= size
 
+    @contextlib.contextmanager
+    def memory(self, size: int) -> Iterator[None]:
+        """Count ``size`` bytes more for a request in work.
+
+        :raises OverloadedError: the server would hold too many, and has other requests in work.
+        """
+        with self._lock:
+            full = self._bytes + size > self._limits.buffered_bytes and self._working > 1
+            if not full:
+                self._bytes += size
+        if full:
+            raise OverloadedError("the server holds as many bytes of requests as it may: try again later")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._bytes -= size
+
     def answer(self, context: grpc.ServicerContext, size: int) -> None:
         """Count an answer of ``size`` bytes until its caller has it."""
         with self._lock:
@@ -130,6 +155,15 @@ class Admission:
             if oldest is None:
                 break
             self._drop(oldest)
+
+    @contextlib.contextmanager
+    def sending(self, context: grpc.ServicerContext, size: int) -> Iterator[None]:
+        """Count an answer of ``size`` bytes, one of several of a stream, while the block sends it."""
+        self.answer(context, size)
+        try:
+            yield
+        finally:
+            self._answered(context)
 
     def _answered(self, context: grpc.ServicerContext) -> None:
         with self._lock:

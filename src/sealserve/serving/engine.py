@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from sealserve.models.saved_model import DEFAULT_SIGNATURE, Signature, TensorSpe
 from sealserve.serving.model_files import ModelFiles
 from sealserve.wire.tensorflow_pb2 import SignatureDef
 
-__all__ = ["DEFAULT_SIGNATURE", "Array", "Engine", "LoadedModel", "Signature", "TensorSpec", "always"]
+__all__ = ["DEFAULT_SIGNATURE", "Array", "Engine", "LoadedModel", "Signature", "TensorSpec", "Waiting", "always"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -21,8 +22,26 @@ def always() -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """Whether somebody waits, as ``wanted``, and for how long: an engine that can stop in its work stops by then.
+
+    :ivar seconds_left: None where the caller set no deadline.
+    """
+
+    is_active: Callable[[], bool]
+    seconds_left: Callable[[], float | None]
+
+    def __call__(self) -> bool:
+        return self.is_active()
+
+
 class LoadedModel(Protocol):
     """A model version in memory. Safe to use from several threads."""
+
+    @property
+    def platform(self) -> str:
+        """The name of the engine that runs it: ``openvino`` or ``tensorflow``."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -44,10 +63,14 @@ class LoadedModel(Protocol):
 
         :param inputs: arrays by the signature's names; they are not changed, and may be read-only.
         :param output_filter: names of the outputs to give; empty for all.
-        :param wanted: asked before the work begins; when it says no, the work is not done.
+        :param wanted: asked before the work begins; when it says no, the work is not done. A :class:`Waiting` gives
+            the deadline too.
         :returns: arrays of their own, by the signature's names.
         :raises RequestError: the request does not fit the signature.
         """
+
+    def close(self) -> None:
+        """Let go of what the model holds. No request uses it any more, and none will."""
 
 
 class Engine(Protocol):

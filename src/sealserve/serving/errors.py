@@ -49,3 +49,33 @@ class UnknownServiceError(RequestError):
     """The server has no service of that name."""
 
     code = "NOT_FOUND"
+
+
+class LabelError(RequestError):
+    """A label is to stand for a version that is not loaded."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class ModelsUnavailableError(RequestError):
+    """Models of a new configuration could not be loaded."""
+
+    code = "UNKNOWN"
+
+
+class NotPermittedError(RequestError):
+    """The server does not do this for callers."""
+
+    code = "PERMISSION_DENIED"
+
+
+class UnsupportedError(RequestError):
+    """The server does not do what is asked, for anybody."""
+
+    code = "UNIMPLEMENTED"
+
+
+class NotReadyError(RequestError):
+    """The server is not ready for requests yet."""
+
+    code = "UNAVAILABLE"

@@ -13,11 +13,11 @@ from typing import BinaryIO
 from google.protobuf.message import EncodeError
 
 from sealserve.errors import ModelError
+from sealserve.serving.openvino_errors import USE_TENSORFLOW
 from sealserve.serving.variables import OPERATIONS, Variables, split_reference
 from sealserve.wire.tensorflow_pb2 import AttrValue, GraphDef, MetaGraphDef, NodeDef, TensorInfo
 
 _MOST_BYTES = (1 << 31) - 1  # of a protobuf message
-_HINT = "Use an engine with TensorFlow's own operations, such as TensorFlow Serving."
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def write_frozen_graph(
     except EncodeError:
         written = _MOST_BYTES + 1
     if written > _MOST_BYTES:
-        raise ModelError(f"the graph of the signature {signature} is larger than 2 GiB", hint=_HINT)
+        raise ModelError(f"the graph of the signature {signature} is larger than 2 GiB", hint=f"{USE_TENSORFLOW}.")
     return FrozenSignature(inputs, outputs)
 
 
@@ -130,7 +130,7 @@ def _tensor(info: TensorInfo, alias: str, nodes: Mapping[str, NodeDef]) -> tuple
     if tensor[0] not in nodes:
         raise ModelError(
             f"the model's graph has no tensor {info.name or '(without a name)'}, which its signature calls {alias}",
-            hint="Export the model again; sparse and composite tensors need " + _HINT.removeprefix("Use "),
+            hint="Export the model again, without sparse and composite tensors.",
         )
     return tensor
 

@@ -1,4 +1,4 @@
-"""The gRPC server: TLS from memory, the prediction service, health checking, and services of upper rooms.
+"""The gRPC server: TLS from memory or plaintext, services, health checking, on TCP ports and UNIX sockets.
 
 It is grpcio's synchronous server. Its asyncio server ends for good when one caller, whoever it is, sends a path that is
 not UTF-8 (grpcio 1.85); see ``docs/adr/0050-synchronous-grpc-server.md``.
@@ -10,10 +10,8 @@ import logging
 from collections.abc import Sequence
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from sealserve.errors import InputError, MachineError
+from sealserve.errors import MachineError
 from sealserve.secret import Secret
 from sealserve.serving.admission import Admission
 from sealserve.serving.core import ModelServer
@@ -21,6 +19,7 @@ from sealserve.serving.health import HealthService
 from sealserve.serving.limits import Limits
 from sealserve.serving.methods import Service, generic_handler
 from sealserve.serving.prediction_service import SERVICE_NAME, PredictionService
+from sealserve.serving.tls import ServerTls
 from sealserve.threads import RequestThreads
 
 _BACKLOG = 1000  # requests that may wait for a thread: those before them bring their message, or go
@@ -37,9 +36,9 @@ class GrpcServer:
         self._admission = admission
         self._threads = threads
 
-    def start(self) -> None:
-        """Answer requests, and report every service as SERVING."""
-        self._health.serving = True
+    def start(self, *, serving: bool = True) -> None:
+        """Answer requests, and report every service as SERVING, or as NOT_SERVING for now."""
+        self._health.serving = serving
         self._admission.start()
         self._server.start()
 
@@ -67,7 +66,7 @@ def create_server(
     limits: Limits | None = None,
     reuse_port: bool = True,
 ) -> tuple[GrpcServer, int]:
-    """Make a server that listens, with TLS, and is not started yet.
+    """Make a server of predictions that listens, with TLS, and is not started yet.
 
     :param address: ``host:port``; port 0 takes a free one.
     :param private_key_pem: of the certificate; neither touches a disk.
@@ -78,10 +77,31 @@ def create_server(
     :raises InputError: key or certificate are not usable. :raises MachineError: the port cannot be had, or the threads.
     """
     limits = limits or Limits()
-    credentials = _credentials(private_key_pem, certificate_pem)
     prediction = PredictionService(core, max_bytes=limits.message_bytes).service()
-    services = (prediction, *extra_services)
-    health = HealthService(service.name for service in services)
+    tls = ServerTls(private_key_pem, certificate_pem)
+    services = [prediction, *extra_services]
+    server, ports = listen(services, addresses=[address], tls=tls, limits=limits, reuse_port=reuse_port)
+    return server, ports[0]
+
+
+def listen(
+    services: Sequence[Service],
+    *,
+    addresses: Sequence[str],
+    tls: ServerTls | None,
+    limits: Limits,
+    reuse_port: bool = False,
+    aliases: Sequence[str] = (),
+) -> tuple[GrpcServer, list[int]]:
+    """Make a server of any services that listens and is not started yet. Health checking is one of them.
+
+    :param addresses: ``host:port`` each (port 0 takes a free one), or ``unix:path``.
+    :param tls: None for plaintext; on all addresses alike.
+    :param aliases: further names of which health is told.
+    :returns: the server, and a port for each address (that of a UNIX socket means nothing).
+    :raises MachineError: a port cannot be had, or the threads.
+    """
+    health = HealthService((*(service.name for service in services), *aliases))
     admission = Admission(limits)
     threads = _threads(limits.threads)
     server = grpc.server(
@@ -92,14 +112,24 @@ def create_server(
     )
     _quiet_grpc()
     try:
-        port = server.add_secure_port(address, credentials)
-    except RuntimeError as error:
+        ports = [_add_port(server, address, tls) for address in addresses]
+    except MachineError:
         threads.shutdown()
-        raise MachineError(
-            f"cannot listen on {address}",
-            hint="Another program may have the port: choose another, or 0 for a free one.",
-        ) from error
-    return GrpcServer(server, health, admission, threads), port
+        raise
+    return GrpcServer(server, health, admission, threads), ports
+
+
+def _add_port(server: grpc.Server, address: str, tls: ServerTls | None) -> int:
+    try:
+        port: int = (
+            server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _credentials(tls))
+        )
+    except RuntimeError as error:
+        hint = "Another program may have the port: choose another, or 0 for a free one."
+        if address.startswith("unix:"):
+            hint = "Its directory must exist and be writable, and its path have at most 107 bytes."
+        raise MachineError(f"cannot listen on {address}", hint=hint) from error
+    return port
 
 
 def _threads(most: int) -> RequestThreads:
@@ -114,14 +144,12 @@ def _quiet_grpc() -> None:
     logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 
 
-def _credentials(private_key_pem: Secret, certificate_pem: bytes) -> grpc.ServerCredentials:
-    # grpcio reports a bad key or certificate as a port that cannot be had.
-    try:
-        load_pem_private_key(bytes(private_key_pem.reveal()), password=None)
-        x509.load_pem_x509_certificates(certificate_pem)
-    except (ValueError, TypeError) as error:
-        raise InputError("the server's private key or its certificate is not PEM, or is encrypted") from error
-    return grpc.ssl_server_credentials([(bytes(private_key_pem.reveal()), certificate_pem)])
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(bytes(tls.private_key_pem.reveal()), tls.certificate_pem)],
+        root_certificates=tls.client_ca_pem,
+        require_client_auth=tls.client_ca_pem is not None,
+    )
 
 
-__all__ = ["SERVICE_NAME", "GrpcServer", "create_server"]
+__all__ = ["SERVICE_NAME", "GrpcServer", "create_server", "listen"]

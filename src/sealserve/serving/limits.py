@@ -5,10 +5,12 @@ The names of gRPC's settings are those of ``include/grpc/impl/channel_arg_names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from sealserve.errors import InputError
 
+_FOREVER = (1 << 31) - 1  # milliseconds
 _SPARE_THREADS = 8  # for health checks, and for requests that were ended and are on their way out
 
 
@@ -30,6 +32,7 @@ class Limits:
     :ivar idle_seconds: after which a connection without requests is closed.
     :ivar connection_seconds: after which a connection is closed in good order, so that clients behind a layer-4
         balancer come to other replicas; None for never. ``connection_grace_seconds`` more for its requests.
+    :ivar arguments: further settings of gRPC, in the place of those that it has here otherwise.
     :raises InputError: a bound is not positive, or a message may be larger than all together.
     """
 
@@ -46,10 +49,11 @@ class Limits:
     idle_seconds: float = 600.0
     connection_seconds: float | None = None
     connection_grace_seconds: float | None = None
+    arguments: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and value <= 0:
+            if isinstance(value, int | float) and value <= 0:
                 raise InputError(f"the limit {name} must be above 0, and is {value}")
         if self.message_bytes > self.buffered_bytes:
             raise InputError("the limit message_bytes must not be above buffered_bytes")
@@ -83,8 +87,8 @@ class Limits:
             options.append(("grpc.max_connection_age_ms", _milliseconds(self.connection_seconds)))
         if self.connection_grace_seconds is not None:
             options.append(("grpc.max_connection_age_grace_ms", _milliseconds(self.connection_grace_seconds)))
-        return options
+        return list({**dict(options), **self.arguments}.items())
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(1, round(seconds * 1000))
+    return min(max(1, round(seconds * 1000)), _FOREVER)

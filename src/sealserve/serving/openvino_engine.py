@@ -6,24 +6,22 @@ OpenVINO computes in bfloat16 by itself where the CPU has it, which moves answer
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Literal
 
 import openvino
 
 from sealserve.errors import ModelError
 from sealserve.logs import event, get_logger
-from sealserve.models.saved_model import DEFAULT_SIGNATURE, SAVED_MODEL_FILE, Signature, parse_saved_model
+from sealserve.models.saved_model import DEFAULT_SIGNATURE, SAVED_MODEL_FILE, Signature
 from sealserve.serving.engine import LoadedModel
 from sealserve.serving.frozen_graph import FrozenSignature, write_frozen_graph
 from sealserve.serving.model_files import ModelFiles, memory_file, path_of, seal
-from sealserve.serving.openvino_errors import explain_conversion_error
+from sealserve.serving.openvino_errors import USE_TENSORFLOW, explain_conversion_error
 from sealserve.serving.openvino_limits import narrowed
 from sealserve.serving.openvino_model import CompiledSignature, OpenVinoModel, require_same_type
+from sealserve.serving.openvino_onnx import ONNX_FILE, read_onnx
+from sealserve.serving.saved_model_files import definitions, parse, read
 from sealserve.serving.variables import Variables
-from sealserve.wire.tensorflow_pb2 import DataType, MetaGraphDef, SignatureDef
-
-Precision = Literal["f32", "bf16", "f16"]
+from sealserve.wire.tensorflow_pb2 import DataType, MetaGraphDef
 
 _DEVICE = "CPU"
 
@@ -41,7 +39,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(
-        self, *, precision: Precision = "f32", threads: int | None = None, parallel_requests: int | None = None
+        self, *, precision: str = "f32", threads: int | None = None, parallel_requests: int | None = None
     ) -> None:
         self._core = openvino.Core()
         self._parallel_requests = parallel_requests
@@ -55,7 +53,9 @@ class OpenVinoEngine:
         A signature other than the first that OpenVINO cannot run does not stop the others: asking for it gives its
         reason. The first is ``serving_default``, where the model has it.
         """
-        meta_graph, signatures = _read(files)
+        if ONNX_FILE in files and SAVED_MODEL_FILE not in files:
+            return self._load_onnx(files)
+        meta_graph, signatures = parse(read(files))
         variables = Variables(meta_graph.graph_def, files)
         compiled: dict[str, CompiledSignature] = {}
         refused: dict[str, ModelError] = {}
@@ -68,7 +68,24 @@ class OpenVinoEngine:
                     raise
                 event(_log, logging.WARNING, "signature-not-usable", signature=name, reason=error)
                 refused[name] = error
-        return OpenVinoModel(compiled, refused, _definitions(meta_graph))
+        return OpenVinoModel(compiled, refused, definitions(meta_graph))
+
+    def _load_onnx(self, files: ModelFiles) -> LoadedModel:
+        try:
+            model, signature, definition = read_onnx(files)
+            compiled = self._core.compile_model(model, _DEVICE, self._properties)
+            names = {alias: alias for alias in (*signature.inputs, *signature.outputs)}
+            one = CompiledSignature(
+                compiled,
+                DEFAULT_SIGNATURE,
+                signature,
+                inputs=names,
+                outputs=names,
+                parallel=self._parallel_requests,
+            )
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise explain_conversion_error(error, DEFAULT_SIGNATURE, hint="Export the ONNX model again.") from error
+        return OpenVinoModel({DEFAULT_SIGNATURE: one}, {}, {DEFAULT_SIGNATURE: definition})
 
     def _compile(
         self, meta_graph: MetaGraphDef, name: str, signature: Signature, variables: Variables
@@ -96,17 +113,6 @@ class OpenVinoEngine:
                 raise explain_conversion_error(error, name) from error
 
 
-def _read(files: ModelFiles) -> tuple[MetaGraphDef, Mapping[str, Signature]]:
-    if SAVED_MODEL_FILE not in files:
-        raise ModelError(
-            f"the model is no SavedModel: it has no {SAVED_MODEL_FILE}",
-            hint="A model version is a directory that TensorFlow's `tf.saved_model.save` or Keras's `export` wrote.",
-        )
-    file = files[SAVED_MODEL_FILE]
-    file.seek(0)
-    return parse_saved_model(file.read(), "the model version")
-
-
 def _refuse_casts(model: openvino.Model, name: str, signature: Signature, tensors: FrozenSignature) -> None:
     """The frozen graph casts outputs to the types that the signature says; the graph must have them already."""
     for alias, tensor in tensors.outputs.items():
@@ -123,15 +129,5 @@ def _refuse_strings(name: str, signature: Signature) -> None:
         if spec.data_type == DataType.DT_STRING:
             raise ModelError(
                 f"OpenVINO cannot run the signature {name}: {alias} is a string tensor",
-                hint="The model needs an engine with TensorFlow's own operations, such as TensorFlow Serving; "
-                "or export a signature of numbers, and turn strings into them in the client.",
+                hint=f"{USE_TENSORFLOW}; or export a signature of numbers, and turn strings into them in the client.",
             )
-
-
-def _definitions(meta_graph: MetaGraphDef) -> dict[str, SignatureDef]:
-    """Copies: a reference into the message would keep the whole graph, weights and all, in memory."""
-    definitions = {}
-    for name, definition in meta_graph.signature_def.items():
-        definitions[name] = SignatureDef()
-        definitions[name].CopyFrom(definition)
-    return definitions

@@ -10,13 +10,15 @@ _UNKNOWN = re.compile(r"No conversion rule found for operations?: (?P<operations
 _FAILED = re.compile(r"Conversion is failed for:? (?P<operations>[^\n]+)")
 _NOISE = re.compile(r"^(Exception from |Check '|FrontEnd API failed|Summary:|$)")
 
-_OTHER_ENGINE = (
-    "The model needs an engine with TensorFlow's own operations, such as TensorFlow Serving; "
-    "or export it without these operations."
+USE_TENSORFLOW = (
+    "Choose the other engine for this model, which has all of TensorFlow's operations: `engine: tensorflow`"
 )
+"""A hint, to be ended or continued."""
 
 
-def explain_conversion_error(error: Exception, signature: str) -> ModelError:
+def explain_conversion_error(
+    error: Exception, signature: str, hint: str = f"{USE_TENSORFLOW}; or export the model without this."
+) -> ModelError:
     """The error for a graph that OpenVINO cannot read or compile; names its operations where OpenVINO does."""
     text = str(error)
     operations = [
@@ -30,9 +32,12 @@ def explain_conversion_error(error: Exception, signature: str) -> ModelError:
         plural = "s" if len(set(operations)) > 1 else ""
         return ModelError(
             f"OpenVINO cannot run the signature {signature}: it cannot convert the operation{plural} {names}",
-            hint=_OTHER_ENGINE,
+            hint=hint,
         )
-    return ModelError(f"OpenVINO cannot run the signature {signature}: {summary(text)}", hint=_OTHER_ENGINE)
+    return ModelError(
+        f"OpenVINO cannot run the signature {signature}: {summary(text)}",
+        hint=hint,
+    )
 
 
 def summary(text: str) -> str:

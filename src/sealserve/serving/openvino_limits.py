@@ -13,6 +13,7 @@ import numpy as np
 
 from sealserve.serving.engine import Array, Signature
 from sealserve.serving.errors import RequestError
+from sealserve.serving.openvino_errors import USE_TENSORFLOW
 from sealserve.wire.tensorflow_pb2 import DataType
 
 _INT32, _FLOAT32 = np.iinfo(np.int32), np.finfo(np.float32)
@@ -43,5 +44,5 @@ def check_ranges(signature: Signature, inputs: Mapping[str, Array]) -> None:
             raise RequestError(
                 f"input {alias} has a number out of the range of {narrow}, in which the engine computes "
                 f"{signature.inputs[alias].dtype}",
-                hint="Serve the model with an engine that has TensorFlow's own operations, such as TensorFlow Serving.",
+                hint=f"{USE_TENSORFLOW}.",
             )

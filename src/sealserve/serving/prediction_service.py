@@ -1,6 +1,7 @@
 """``tensorflow.serving.PredictionService`` in front of the data plane.
 
-Behaviour and messages follow TensorFlow Serving's ``predict_impl.cc`` and ``get_model_metadata_impl.cc``.
+Behaviour and messages follow TensorFlow Serving's ``predict_util.cc`` and ``get_model_metadata_impl.cc``; for what
+takes tf.Examples, see :mod:`sealserve.serving.examples`.
 """
 
 from __future__ import annotations
@@ -8,29 +9,35 @@ from __future__ import annotations
 import grpc
 
 from sealserve.serving.core import ModelChoice, ModelServer
-from sealserve.serving.engine import Array
+from sealserve.serving.engine import DEFAULT_SIGNATURE, Array, Waiting
 from sealserve.serving.errors import RequestError
+from sealserve.serving.examples import classify, multi_inference, regress
+from sealserve.serving.examples.input import merged_bytes
 from sealserve.serving.methods import Service, unary_method
+from sealserve.serving.model_spec import model_choice, model_spec
+from sealserve.serving.observing import observed
 from sealserve.wire.tensorflow_serving_pb2 import (
+    ClassificationResponse,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
-    ModelSpec,
+    MultiInferenceResponse,
     PredictRequest,
     PredictResponse,
+    RegressionResponse,
     SignatureDefMap,
 )
-from sealserve.wire.tensors import TensorError, from_numpy, to_numpy
+from sealserve.wire.tensorflow_serving_serialized_pb2 import SerializedExamplesRequest, SerializedMultiInferenceRequest
+from sealserve.wire.tensors import TensorError, declared_bytes, to_numpy, write_tensor
 
 SERVICE_NAME = "tensorflow.serving.PredictionService"
 SIGNATURE_FIELD = "signature_def"
 
-_MOST_NAME = 1024  # characters of a model's name: errors repeat it
-
 
 class PredictionService:
-    """Predict and GetModelMetadata.
+    """All of its methods.
 
-    :param max_bytes: of a request to predict, and of inputs that are declared larger than the data they came with.
+    :param max_bytes: of a request, of inputs that are declared larger than the data they came with, and of Examples
+        with their context.
     """
 
     def __init__(self, core: ModelServer, *, max_bytes: int) -> None:
@@ -39,28 +46,64 @@ class PredictionService:
 
     def service(self) -> Service:
         """The service for :func:`create_server`."""
+        most = self._max_bytes
         methods = {
-            "Predict": unary_method(self.predict, PredictRequest, max_bytes=self._max_bytes),
+            "Predict": unary_method(self.predict, PredictRequest, max_bytes=most, grows=self._filled),
+            "Classify": unary_method(self.classify, SerializedExamplesRequest, max_bytes=most, grows=self._merged),
+            "Regress": unary_method(self.regress, SerializedExamplesRequest, max_bytes=most, grows=self._merged),
+            "MultiInference": unary_method(
+                self.multi_inference, SerializedMultiInferenceRequest, max_bytes=most, grows=self._merged
+            ),
             "GetModelMetadata": unary_method(self.get_model_metadata, GetModelMetadataRequest),
         }
         return Service(SERVICE_NAME, methods)
 
     def predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
         """The method ``Predict``."""
-        choice = _choice(request)
-        # Looked up first: what is wrong with the name is said before what is wrong with the tensors.
-        self._core.find(choice)
-        inputs = self._read_all(request)
-        answer = self._core.predict(
-            choice,
-            inputs,
-            list(request.output_filter),
-            signature=request.model_spec.signature_name,
-            wanted=context.is_active,
-        )
-        # TensorFlow Serving answers with typed values, and clients read them: `outputs["y"].float_val`.
-        outputs = {name: from_numpy(array, typed_values=True) for name, array in answer.outputs.items()}
-        return PredictResponse(model_spec=_spec(choice.name, answer.version, answer.signature), outputs=outputs)
+        with observed(self._core, request.model_spec.name, "Predict"):
+            choice = _choice(request)
+            signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            # The model comes first: what is wrong with its name is said before what is wrong with the tensors.
+            with self._core.use(choice) as (version, loaded):
+                inputs = self._read_all(request)
+                answer = loaded.predict(signature, inputs, list(request.output_filter), wanted=_waiting(context))
+            # TensorFlow Serving answers with typed values, and clients read them: `outputs["y"].float_val`.
+            response = PredictResponse(model_spec=model_spec(choice.name, version, signature))
+            for name, array in answer.items():
+                write_tensor(response.outputs[name], array, typed_values=True)
+            return response
+
+    def classify(self, request: SerializedExamplesRequest, context: grpc.ServicerContext) -> ClassificationResponse:
+        """The method ``Classify``."""
+        with observed(self._core, request.model_spec.name, "Classify"):
+            return classify(
+                self._core,
+                _choice(request),
+                request.input,
+                signature=request.model_spec.signature_name,
+                wanted=_waiting(context),
+                max_bytes=self._max_bytes,
+            )
+
+    def regress(self, request: SerializedExamplesRequest, context: grpc.ServicerContext) -> RegressionResponse:
+        """The method ``Regress``."""
+        with observed(self._core, request.model_spec.name, "Regress"):
+            return regress(
+                self._core,
+                _choice(request),
+                request.input,
+                signature=request.model_spec.signature_name,
+                wanted=_waiting(context),
+                max_bytes=self._max_bytes,
+            )
+
+    def multi_inference(
+        self, request: SerializedMultiInferenceRequest, context: grpc.ServicerContext
+    ) -> MultiInferenceResponse:
+        """The method ``MultiInference``."""
+        name = request.tasks[0].model_spec.name if request.tasks else ""
+        with observed(self._core, name, "MultiInference"):
+            return multi_inference(self._core, request, wanted=_waiting(context), max_bytes=self._max_bytes)
 
     def get_model_metadata(
         self, request: GetModelMetadataRequest, _context: grpc.ServicerContext
@@ -73,11 +116,19 @@ class PredictionService:
             if field != SIGNATURE_FIELD:
                 raise RequestError(f"Metadata field {field} is not supported")
         version, definitions = self._core.metadata(choice)
-        response = GetModelMetadataResponse(model_spec=_spec(choice.name, version))
+        response = GetModelMetadataResponse(model_spec=model_spec(choice.name, version))
         packed = response.metadata[SIGNATURE_FIELD]
         packed.type_url = f"type.googleapis.com/{SignatureDefMap.DESCRIPTOR.full_name}"
         packed.value = SignatureDefMap(signature_def=definitions).SerializeToString(deterministic=True)
         return response
+
+    def _filled(self, request: PredictRequest) -> int:
+        total = sum(declared_bytes(tensor) for tensor in request.inputs.values() if not tensor.tensor_content)
+        return total if total <= self._max_bytes else 0  # what is larger is refused
+
+    def _merged(self, request: SerializedExamplesRequest | SerializedMultiInferenceRequest) -> int:
+        total = merged_bytes(request.input)
+        return total if total <= self._max_bytes else 0
 
     def _read_all(self, request: PredictRequest) -> dict[str, Array]:
         """All inputs, within one budget: a small request must not be filled up to many large arrays."""
@@ -94,22 +145,11 @@ class PredictionService:
             raise RequestError(f"tensor parsing error: {name}: {error.message}") from error
 
 
-def _choice(request: PredictRequest | GetModelMetadataRequest) -> ModelChoice:
+def _choice(request: PredictRequest | GetModelMetadataRequest | SerializedExamplesRequest) -> ModelChoice:
     if not request.HasField("model_spec"):
         raise RequestError("Missing ModelSpec")
-    spec = request.model_spec
-    if len(spec.name) > _MOST_NAME:
-        raise RequestError(f"the model's name has {len(spec.name)} characters; at most {_MOST_NAME} are supported")
-    match spec.WhichOneof("version_choice"):
-        case "version":
-            return ModelChoice(spec.name, version=spec.version.value)
-        case "version_label":
-            return ModelChoice(spec.name, label=spec.version_label)
-        case _:
-            return ModelChoice(spec.name)
+    return model_choice(request.model_spec)
 
 
-def _spec(name: str, version: int, signature: str = "") -> ModelSpec:
-    spec = ModelSpec(name=name, signature_name=signature)
-    spec.version.value = version
-    return spec
+def _waiting(context: grpc.ServicerContext) -> Waiting:
+    return Waiting(context.is_active, context.time_remaining)

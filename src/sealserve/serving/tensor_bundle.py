@@ -7,15 +7,20 @@ without compression. Checksums are not looked at: what is read here was verified
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from sealserve.errors import ModelError
 from sealserve.serving.model_files import ModelFiles
-from sealserve.wire.tensorflow_pb2 import BundleEntryProto, BundleHeaderProto, DataType, TensorShapeProto
+from sealserve.serving.tensor_slices import Extents, parse_part, parse_slice_key, size_of, within
+from sealserve.wire.tensorflow_pb2 import BundleEntryProto, BundleHeaderProto, DataType
+from sealserve.wire.tensors import shape_of
 
 INDEX_FILE = "variables/variables.index"
 
@@ -23,15 +28,40 @@ _FOOTER_SIZE = 48
 _MOST_BYTES = 64 << 20  # of all keys and values: some hundred thousand variables
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _HINT = "Export the model again; TensorFlow writes these files whole."
+_ALIGNMENT = 64  # bytes: TensorFlow and OpenVINO copy arrays that lie otherwise
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A variable's type (a ``DataType``), shape, and its elements as they stand in memory, little-endian."""
+    """A variable's type (a ``DataType``), shape, and its elements as they stand in memory, little-endian.
+
+    :ivar data: uint8, aligned to 64 bytes, not shared with anybody. Of strings: as the file has them.
+    """
 
     data_type: int
-    shape: TensorShapeProto
-    data: bytes
+    shape: tuple[int, ...]
+    data: Bytes
+
+    def strings(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """The elements of a tensor of strings, as ``bytes``. :raises ModelError: they are malformed."""
+        data = self.data.tobytes()
+        at, lengths = 0, []
+        array = np.empty(math.prod(self.shape), dtype=object)
+        try:
+            for _ in range(array.size):
+                length, at = _varint(data, at)
+                lengths.append(length)
+        except (IndexError, ValueError) as error:
+            raise ModelError("a variable of strings is malformed", hint=_HINT) from error
+        at += 4  # a checksum of the lengths
+        if at + sum(lengths) != len(data):
+            raise ModelError("a variable of strings is malformed", hint=_HINT)
+        for index, length in enumerate(lengths):
+            array[index] = data[at : at + length]
+            at += length
+        return array.reshape(self.shape)
 
 
 class TensorBundle:
@@ -47,37 +77,102 @@ class TensorBundle:
         file = files[INDEX_FILE]
         file.seek(0)
         try:
-            self._entries = dict(_table(file.read()))
-            header = BundleHeaderProto.FromString(self._entries.pop(b""))
+            entries = dict(_table(file.read()))
+            header = BundleHeaderProto.FromString(entries.pop(b""))
+            self._slices: dict[bytes, dict[Extents, bytes]] = {}
+            for key in [key for key in entries if key.startswith(b"\0")]:
+                name, extents = parse_slice_key(key)
+                self._slices.setdefault(name, {})[extents] = entries.pop(key)
         except (IndexError, KeyError, ValueError, DecodeError) as error:
             raise ModelError(f"{INDEX_FILE} cannot be read: {error}", hint=_HINT) from error
         if header.endianness != BundleHeaderProto.LITTLE:
             raise ModelError("the model's variables were written by a big-endian machine", hint=_HINT)
+        self._entries = entries
         self._shards = header.num_shards
 
-    def read(self, name: str) -> StoredTensor:
-        """Read a variable. :raises ModelError: there is none of that name, or it cannot be read."""
+    def read(self, name: str, part: str = "") -> StoredTensor:
+        """Read a variable.
+
+        :param part: which part of it, as ``RestoreV2`` says it (``10 2 0,5:-``); all of it if empty.
+        :raises ModelError: there is none of that name, or it cannot be read.
+        """
         if name.encode() not in self._entries:
             raise ModelError(f"the model's variables lack {name}", hint=_HINT)
-        try:
-            entry = BundleEntryProto.FromString(self._entries[name.encode()])
-        except DecodeError as error:
-            raise ModelError(f"{INDEX_FILE} cannot be read: {error}", hint=_HINT) from error
-        if entry.slices or entry.dtype in {DataType.DT_STRING, DataType.DT_VARIANT, DataType.DT_RESOURCE}:
-            kind = "is stored in parts" if entry.slices else f"holds {DataType.Name(entry.dtype)}"
+        entry = _entry(self._entries[name.encode()])
+        shape = shape_of(entry.shape) or ()
+        if entry.dtype in {DataType.DT_VARIANT, DataType.DT_RESOURCE} or min(shape, default=0) < 0:
             raise ModelError(
-                f"the variable {name} {kind}, which the engine cannot read",
-                hint="Export the model without it, or use an engine with TensorFlow's own operations.",
+                f"the variable {name} holds {DataType.Name(entry.dtype)}, which cannot be read from outside TensorFlow",
+                hint="Export the model without it.",
             )
+        if not part and not entry.slices:
+            return StoredTensor(entry.dtype, shape, self._data(name, entry))
+        try:
+            whole, wanted = parse_part(part) if part else (shape, tuple((0, -1) for _ in shape))
+            return self._assemble(name, entry, whole, wanted)
+        except ValueError as error:
+            raise ModelError(f"the part {part!r} of the variable {name} cannot be read: {error}", hint=_HINT) from error
+
+    def _assemble(self, name: str, entry: BundleEntryProto, shape: tuple[int, ...], wanted: Extents) -> StoredTensor:
+        """A part of what is stored whole or in parts."""
+        if shape != shape_of(entry.shape):
+            raise ValueError("it has another shape")
+        stored = self._slices.get(name.encode(), {}) if entry.slices else {tuple((0, -1) for _ in shape): None}
+        size, left = size_of(wanted, shape), math.prod(size_of(wanted, shape))
+        target: np.ndarray[Any, Any] | None = None
+        data = _aligned(0)
+        for extents, value in stored.items():
+            overlap = within(wanted, extents, shape)
+            if overlap is None:
+                continue
+            source_entry = entry if value is None else _entry(value)
+            source = self._data(name, source_entry)
+            source_size = size_of(extents, shape)
+            count = math.prod(source_size)
+            if source_entry.dtype == DataType.DT_STRING or len(source) % count:
+                raise ValueError("its elements have no fixed size")
+            kind = np.dtype((np.void, len(source) // count))
+            if target is None:
+                data = _aligned(math.prod(size) * kind.itemsize)
+                target = data.view(kind).reshape(size)
+            there, here, overlapping = overlap
+            target[there] = source.view(kind).reshape(source_size)[here]
+            left -= overlapping
+        if left:
+            raise ValueError("not all of it is stored")
+        return StoredTensor(entry.dtype, size, data)
+
+    def _data(self, name: str, entry: BundleEntryProto) -> Bytes:
         shard = f"variables/variables.data-{entry.shard_id:05}-of-{self._shards:05}"
         if shard not in self._files:
             raise ModelError(f"the model has no {shard}", hint=_HINT)
         if entry.offset < 0 or entry.size < 0:
             raise ModelError(f"{INDEX_FILE} cannot be read: {name} lies nowhere", hint=_HINT)
-        data = os.pread(self._files[shard].fileno(), entry.size, entry.offset)
-        if len(data) != entry.size:
+        descriptor = self._files[shard].fileno()
+        # Before memory is taken for what the index says.
+        if entry.offset + entry.size > os.fstat(descriptor).st_size:
             raise ModelError(f"{shard} is cut short", hint=_HINT)
-        return StoredTensor(entry.dtype, entry.shape, data)
+        data, at = _aligned(entry.size), 0
+        while at < entry.size:
+            # Linux reads at most 2 GiB at once.
+            read = os.preadv(descriptor, [data[at:].data], entry.offset + at)
+            if not read:
+                raise ModelError(f"{shard} is cut short", hint=_HINT)
+            at += read
+        return data
+
+
+def _aligned(size: int) -> Bytes:
+    data = np.empty(size + _ALIGNMENT, dtype=np.uint8)
+    start = -data.ctypes.data % _ALIGNMENT
+    return data[start : start + size]
+
+
+def _entry(data: bytes) -> BundleEntryProto:
+    try:
+        return BundleEntryProto.FromString(data)
+    except DecodeError as error:
+        raise ModelError(f"{INDEX_FILE} cannot be read: {error}", hint=_HINT) from error
 
 
 def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -44,11 +44,12 @@ class Variables:
         if node.name not in self._names:
             raise ModelError(
                 f"the model has no stored value for the variable {node.name}",
-                hint="The engine cannot run what computes a variable's value: export the model with it saved.",
+                hint="The engine cannot run what computes a variable's value: export the model with it saved, "
+                "or choose `engine: tensorflow`.",
             )
         if self._bundle is None:
             self._bundle = TensorBundle(self._files)
-        stored = self._bundle.read(self._names[node.name])
+        stored = self._bundle.read(*self._names[node.name])
         declared = node.attr["dtype"].type
         if stored.data_type != declared:
             raise ModelError(
@@ -59,8 +60,10 @@ class Variables:
         # Set in its place: a message that is handed to another message is copied.
         tensor = constant.attr["value"].tensor
         tensor.dtype = declared
-        tensor.tensor_shape.CopyFrom(stored.shape)
-        tensor.tensor_content = stored.data
+        tensor.tensor_shape.SetInParent()  # OpenVINO reads a number without a shape as zero
+        for size in stored.shape:
+            tensor.tensor_shape.dim.add(size=size)
+        tensor.tensor_content = stored.data.tobytes()
         return constant
 
 
@@ -76,7 +79,7 @@ def split_reference(reference: str) -> tuple[str, int]:
         raise ModelError(f"the model's graph has a malformed reference {reference[:200]!r}") from error
 
 
-def _stored_names(graph: GraphDef) -> Iterator[tuple[str, str]]:
+def _stored_names(graph: GraphDef) -> Iterator[tuple[str, tuple[str, str]]]:
     yield from _assignments(graph.node)
     restoring = {
         function.signature.name: function
@@ -97,8 +100,8 @@ def _arguments(function: FunctionDef, caller: NodeDef) -> Mapping[str, str]:
     return {argument.name: name for argument, name in zip(function.signature.input_arg, given, strict=False)}
 
 
-def _assignments(nodes: Iterable[NodeDef]) -> Iterator[tuple[str, str]]:
-    """What is assigned to, and the stored name of what it gets."""
+def _assignments(nodes: Iterable[NodeDef]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """What is assigned to, and the stored name, and part of it, of what it gets."""
     by_name = {node.name: node for node in nodes}
     for node in by_name.values():
         if node.op not in _ASSIGN:
@@ -112,9 +115,9 @@ def _assignments(nodes: Iterable[NodeDef]) -> Iterator[tuple[str, str]]:
         if restore is None or restore.op != "RestoreV2":
             continue
         names, parts = (_strings(by_name.get(split_reference(reference)[0])) for reference in restore.input[1:3])
-        # A part of a variable has a name of its own, which is not that of what is stored.
-        if output < len(names) and not (output < len(parts) and parts[output]):
-            yield split_reference(node.input[0])[0], names[output].decode()
+        if output < len(names):
+            part = parts[output] if output < len(parts) else b""
+            yield split_reference(node.input[0])[0], (names[output].decode(), part.decode())
 
 
 def _strings(node: NodeDef | None) -> list[bytes]:

@@ -15,10 +15,14 @@ from google.protobuf.internal import enum_type_wrapper
 POOL = descriptor_pool.DescriptorPool()
 DESCRIPTORS = "descriptors.binpb"
 
-for _file in descriptor_pb2.FileDescriptorSet.FromString(
+_files = descriptor_pb2.FileDescriptorSet.FromString(
     resources.files(__package__).joinpath(DESCRIPTORS).read_bytes()
-).file:
+).file
+for _file in _files:
     POOL.AddSerializedFile(_file.SerializeToString())
+
+FILES = tuple(file.name for file in _files)
+"""The files in the pool, each after those that it needs."""
 
 
 def define(file_name: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ MAX_BYTES = 1 << 28
 _MAX_DIMENSIONS = 64  # NumPy's own limit; TensorFlow's is 254
 _MAX_INT64 = (1 << 63) - 1
 _PART = 1 << 16  # elements
+_MAX_STRINGS = 100_000  # of one tensor_content: each becomes an object
 
 # TensorFlow's type → NumPy's type, and the field that holds its values.
 _TYPES: dict[int, tuple[np.dtype[Any], str]] = {
@@ -96,6 +97,14 @@ def shape_of(shape: TensorShapeProto) -> tuple[int, ...] | None:
     return None if shape.unknown_rank else tuple(dim.size if dim.size >= 0 else -1 for dim in shape.dim)
 
 
+def declared_bytes(tensor: TensorProto) -> int:
+    """What a tensor of the declared type and shape takes; 0 for one that :func:`to_numpy` refuses."""
+    sizes = [dim.size for dim in tensor.tensor_shape.dim]
+    if tensor.dtype not in _TYPES or len(sizes) > _MAX_DIMENSIONS or any(size < 0 for size in sizes):
+        return 0
+    return math.prod(sizes) * _TYPES[tensor.dtype][0].itemsize
+
+
 def to_numpy(tensor: TensorProto, *, max_bytes: int = MAX_BYTES) -> Array:
     """Read a tensor.
 
@@ -129,13 +138,22 @@ def from_numpy(array: Array, *, typed_values: bool = False) -> TensorProto:
     :raises TensorError: the array's type has no counterpart in TensorFlow, an element is no string, or the array is
         larger than a protobuf message can be (2 GiB).
     """
+    tensor = TensorProto()
+    write_tensor(tensor, array, typed_values=typed_values)
+    return tensor
+
+
+def write_tensor(tensor: TensorProto, array: Array, *, typed_values: bool = False) -> None:
+    """As :func:`from_numpy`, into an empty tensor: that of an answer's map, which saves a copy."""
     data_type = tensor_type(array.dtype)
     dtype, field = _TYPES[data_type]
-    dimensions = [TensorShapeProto.Dim(size=size) for size in array.shape]
-    tensor = TensorProto(dtype=data_type, tensor_shape=TensorShapeProto(dim=dimensions))  # type: ignore[arg-type]
+    tensor.dtype = data_type  # type: ignore[assignment]
+    tensor.tensor_shape.SetInParent()  # a scalar has a shape without dimensions
+    for size in array.shape:
+        tensor.tensor_shape.dim.add(size=size)
     if data_type == DataType.DT_STRING:
         tensor.string_val.extend(_as_bytes(item) for item in array.ravel().tolist())
-        return tensor
+        return
     if array.nbytes >= 1 << 31:
         raise TensorError(f"an array of {array.nbytes} bytes does not fit into a message (2 GiB)")
     values = np.ascontiguousarray(array, dtype=dtype)
@@ -143,11 +161,10 @@ def from_numpy(array: Array, *, typed_values: bool = False) -> TensorProto:
         tensor.tensor_content = values.tobytes()
     elif field in _PACKED:
         number, _ = _PACKED[field]
-        tensor.MergeFromString(_tag(number) + _varint(values.nbytes) + values.tobytes())
+        tensor.MergeFromString(b"".join((_tag(number), _varint(values.nbytes), values.reshape(-1).view(np.uint8).data)))
     else:
         plain = values.view("<u2") if dtype.kind == "f" else values
         getattr(tensor, field).extend(plain.ravel().tolist())
-    return tensor
 
 
 def _declared_shape(shape: TensorShapeProto, item_size: int) -> tuple[int, ...]:
@@ -232,6 +249,8 @@ def _split_strings(content: bytes, count: int) -> list[bytes]:
     position = 0
     if count > len(content):
         raise TensorError(f"the tensor declares {count} strings; its content is too short for them")
+    if count > _MAX_STRINGS:
+        raise TensorError(f"the tensor has {count} strings; at most {_MAX_STRINGS} are supported")
     while len(lengths) < count:
         value = shift = 0
         while True:

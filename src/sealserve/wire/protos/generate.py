@@ -13,6 +13,7 @@ FILES = (
     "tensorflow.proto",
     "tensorflow_serving_config.proto",
     "tensorflow_serving.proto",
+    "tensorflow_serving_serialized.proto",
     "open_inference.proto",
     "attestation.proto",
 )
@@ -35,11 +36,11 @@ def generate(target: Path) -> None:
     if status:
         raise SystemExit(status)
     for stub in target.glob("*_pb2.pyi"):
-        text = stub.read_text()
+        text = "\n" + stub.read_text()
         for name in FILES:
             module = name.removesuffix(".proto") + "_pb2"
             text = text.replace(f"\nimport {module} as", f"\nfrom sealserve.wire import {module} as")
-        stub.write_text(text)
+        stub.write_text(text[1:])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""Which path does what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from sealserve.serving.core import ModelServer
+from sealserve.serving.rest import kserve_api, tensorflow_api
+from sealserve.serving.rest.http_errors import HttpError
+from sealserve.serving.rest.work import Call, Reply, Work, malformed, require
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Routes:
+    """All paths of the server.
+
+    :param ready: whether the server takes requests and its models are loaded.
+    :param metrics: gives Prometheus's text; None: there is none.
+    """
+
+    def __init__(
+        self, core: ModelServer, *, ready: Callable[[], bool], metrics: Callable[[], bytes] | None, metrics_path: str
+    ) -> None:
+        self._tensorflow = tensorflow_api.TensorFlowApi(core)
+        self._kserve = kserve_api.KServeApi(core, ready)
+        self._ready = ready
+        self._metrics = metrics
+        self._metrics_path = metrics_path
+
+    def find(self, call: Call) -> Reply | Work:
+        """An answer that is there at once, or what is to be done for one.
+
+        :raises RequestError: nobody knows the path, or not for this method.
+        """
+        match call.path:
+            case "/healthz" | "/livez":
+                require(call, "GET", "HEAD")
+                return Reply(b"ok\n", content_type="text/plain")
+            case "/readyz":
+                require(call, "GET", "HEAD")
+                if self._ready():
+                    return Reply(b"ok\n", content_type="text/plain")
+                return Reply(b"not ready\n", HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", {"Retry-After": "1"})
+            case path if path == self._metrics_path and self._metrics is not None:
+                require(call, "GET", "HEAD")
+                metrics = self._metrics
+                return Work(lambda *_: Reply(metrics(), content_type=METRICS_TYPE), has_body=False, beside=True)
+            case path if path.lower().startswith(tensorflow_api.PREFIX):
+                return self._tensorflow.find(call)
+            case path if path == kserve_api.ROOT or path.startswith(f"{kserve_api.ROOT}/"):
+                return self._kserve.find(call)
+            case _:
+                raise HttpError(HTTPStatus.NOT_FOUND, malformed(call))

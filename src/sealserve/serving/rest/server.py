@@ -1,0 +1,185 @@
+"""The REST server: an event loop in a thread of its own, its start and its stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from sealserve.addresses import parse_address
+from sealserve.errors import MachineError
+from sealserve.logs import get_logger
+from sealserve.serving.core import ModelServer
+from sealserve.serving.rest.application import Application, cut, number_of
+from sealserve.serving.rest.door import BACKLOG, Door
+from sealserve.serving.rest.limits import RestLimits
+from sealserve.serving.rest.routes import Routes
+from sealserve.serving.rest.tls import server_context
+from sealserve.serving.tls import ServerTls
+
+_log = get_logger(__name__)
+METRICS_PATH = "/monitoring/prometheus/metrics"
+_LINGER_SECONDS = 1.0  # so that a caller who still sends can read why nobody reads it
+_TURN_SECONDS = 0.05  # for requests that have just arrived to begin
+_CLOSE_SECONDS = 1.0  # for TLS and cancelled requests to end
+
+
+class RestServer:
+    """A server that has its port, and answers nothing before :meth:`start`."""
+
+    def __init__(
+        self,
+        core: ModelServer,
+        door: Door,
+        *,
+        tls: ssl.SSLContext | None,
+        limits: RestLimits,
+        metrics: Callable[[], bytes] | None,
+        metrics_path: str,
+    ) -> None:
+        self._door = door
+        self._tls = tls
+        self._limits = limits
+        self._serving = True
+        routes = Routes(core, ready=lambda: self._serving and core.ready, metrics=metrics, metrics_path=metrics_path)
+        self._application = Application(core, routes, door, limits)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._stop = asyncio.Event()
+        self._grace = 0.0
+
+    def start(self) -> None:
+        """Answer requests."""
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def set_serving(self, serving: bool) -> None:
+        """What ``/readyz`` and its like say, if the models are loaded."""
+        self._serving = serving
+
+    def stop(self, grace: float | None = None) -> None:
+        """Take no new requests, let those in flight finish for ``grace`` seconds, then cancel them. Returns when all
+        are done. Safe to call twice, and before :meth:`start`.
+        """
+        self._serving = False
+        self._grace = grace or 0.0
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # it ends at this moment
+                self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+        self._door.close()
+        self._application.close()
+        self._loop.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:  # noqa: BLE001 - told by start()
+            self._failure = error
+            if self._started.is_set():
+                _log.exception("rest-server-failed")
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            asyncio.set_event_loop(None)
+            self._started.set()
+
+    async def _serve(self) -> None:
+        application = self._application
+        server = web.Server(
+            application.handle,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=self._limits.idle_seconds,
+            lingering_time=_LINGER_SECONDS,
+            logger=_library_log(),
+        )
+        listening = await self._loop.create_server(
+            server,
+            sock=self._door,
+            backlog=BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if self._tls is None else self._limits.handshake_seconds,
+            ssl_shutdown_timeout=None if self._tls is None else _CLOSE_SECONDS,
+        )
+        self._started.set()
+        await self._stop.wait()
+        application.stopping = True
+        listening.close()
+        server.pre_shutdown()
+        await asyncio.sleep(_TURN_SECONDS)
+        # aiohttp leaves those that were accepted a moment ago, and asyncio forgets some.
+        self._door.end_others({number_of(connection.transport) for connection in server.connections})
+        for connection in application.idle(server.connections):
+            connection.force_close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace):
+                await application.quiet.wait()
+        for connection in server.connections:
+            if connection.transport is not None and not application.quiet.is_set():
+                cut(connection.transport)
+        await server.shutdown(_CLOSE_SECONDS)
+
+
+def create_rest_server(
+    core: ModelServer,
+    *,
+    address: str,
+    tls: ServerTls | None,
+    limits: RestLimits | None = None,
+    metrics: Callable[[], bytes] | None = None,
+    metrics_path: str = METRICS_PATH,
+    reuse_port: bool = False,
+) -> tuple[RestServer, int]:
+    """Make a server that listens, and is not started yet.
+
+    :param address: ``host:port``; port 0 takes a free one.
+    :param tls: None for HTTP without TLS.
+    :param metrics: gives Prometheus's text, in a thread.
+    :param reuse_port: several sockets may have the port (SO_REUSEPORT).
+    :returns: the server and its port.
+    :raises InputError: the address, key or certificates are not usable. :raises MachineError: the port cannot be had.
+    """
+    limits = limits or RestLimits()
+    where = parse_address(address, allow_any_port=True)
+    context = None if tls is None else server_context(tls)
+    try:
+        family, *_, place = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)[0]
+        door = Door(place, family, most=limits.connections, stall_seconds=limits.answer_seconds, reuse_port=reuse_port)
+    except OSError as error:
+        raise MachineError(
+            f"cannot listen on {address}",
+            hint="Another program may have the port: choose another, or 0 for a free one.",
+        ) from error
+    try:
+        server = RestServer(core, door, tls=context, limits=limits, metrics=metrics, metrics_path=metrics_path)
+    except RuntimeError as error:
+        door.close()
+        raise MachineError("cannot start a thread", hint="Allow the process more threads.") from error
+    return server, int(door.getsockname()[1])
+
+
+class _NotMalformed(logging.Filter):
+    """Strangers' broken requests are no errors of ours, and must not fill the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+def _library_log() -> logging.Logger:
+    logger = get_logger(f"{__name__}.http")
+    if not logger.filters:
+        logger.addFilter(_NotMalformed())
+    return logger

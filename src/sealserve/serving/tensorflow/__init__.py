@@ -1,0 +1,1 @@
+"""The engine ``tensorflow``: SavedModels on TensorFlow itself, as TensorFlow Serving runs them."""
