@@ -60,14 +60,16 @@ def modules_outside(extra: str) -> list[str]:
         ("client,grpc", ["client"], {"openvino", "tensorflow", "grpc_health"}),
         ("broker", ["evidence", "ratls", "sealing", "broker"], {"openvino", "grpc", "numpy", "PIL"}),
         ("server", ["evidence", "ratls", "wire", "sealing", "serving", "enclave"], {"PIL", "h2", "tensorflow"}),
+        ("server,tensorflow", ["serving"], {"PIL", "dcap_qvl"}),
     ],
 )
 def test_an_extra_brings_what_its_rooms_import_and_no_other_partys_packages(
     extra: str, rooms: list[str], never: set[str]
 ) -> None:
     outside = modules_outside(extra)
-    # What programs with gRPC of their own need has an extra of its own.
+    # What programs with gRPC of their own need has an extra of its own, and so has the second engine.
     skipped = [] if "grpc" in extra else [".with_grpcio"]
+    skipped += [] if "tensorflow" in extra else [".serving.tensorflow"]
     assert never <= set(outside), "the extra installs another party's packages"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps([outside, rooms, skipped])],

@@ -109,7 +109,7 @@ def test_a_key_that_is_none_is_refused(core, certificate, key):
 
 
 def test_an_authority_that_is_none_is_refused(core, certificate):
-    with pytest.raises(InputError, match="authority"):
+    with pytest.raises(InputError, match="certificates for clients"):
         create_rest_server(core, address="127.0.0.1:0", tls=material(certificate, client_ca_pem=b"none"))
 
 

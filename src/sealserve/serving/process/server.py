@@ -105,7 +105,7 @@ class Server:
         threading.Thread(target=self._load, args=(self._models,), name="loading", daemon=True).start()
 
     def _serve(self) -> None:
-        happened = self._happenings.get()
+        happened = self._next()
         if isinstance(happened, BaseException):
             raise happened
         if happened == _STOP:
@@ -118,8 +118,16 @@ class Server:
         seconds = round(time.monotonic() - self._started, 3)
         event(_log, logging.INFO, "server-ready", models=self._core.names(), seconds=seconds)
         notify(READY=1, STATUS="serving")
-        while self._happenings.get() != _STOP:
+        while self._next() != _STOP:
             pass
+
+    def _next(self) -> str | BaseException | None:
+        """What happens next. Waits in turns: a signal that comes just before a wait begins does not end that wait, and
+        its handler runs after it.
+        """
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._happenings.get(timeout=_LOOK)
 
     def _wait_until_ready(self) -> bool:
         """Wait for models that have no version yet. :returns: False if the server is to stop instead."""
