@@ -70,6 +70,7 @@ class Broker:
         self._tasks: list[asyncio.Task[None]] = []
         before = self._tally.read(worker)
         self._handshakes_before = before.handshakes
+        before.statistics.audit_failure = None  # that was another process's
         self.statistics = before.statistics
         self._store = settings.open_store()
         try:
@@ -234,8 +235,10 @@ class Broker:
 
     def counts(self) -> Counts:
         """What all workers of this broker have counted. For any thread: what changes meanwhile is copied at once."""
+        ours = self._counts()
+        self._tally.write(self._worker, ours)  # what was told is never taken back, even if this process ends now
         others = (self._tally.read(worker) for worker in range(self._tally.workers) if worker != self._worker)
-        return total([self._counts(), *others])
+        return total([ours, *others])
 
     async def _tell(self) -> None:
         while True:

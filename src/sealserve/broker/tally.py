@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import struct
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -39,6 +40,7 @@ class Tally:
         self.workers = workers
         # A place is a mark, which half holds the newest counts, and two halves: a reader never sees half a text.
         self._size = 1 + 2 * _HALF
+        self._lock = threading.Lock()
         self._memory = mmap.mmap(-1, workers * self._size)
 
     def write(self, worker: int, counts: Counts) -> None:
@@ -47,10 +49,11 @@ class Tally:
         if len(text) > _HALF - _HEADER.size:
             raise ValueError("a worker's counts are too large")
         at = worker * self._size
-        half = 1 - self._memory[at]
-        start = at + 1 + half * _HALF
-        self._memory[start : start + _HEADER.size + len(text)] = _HEADER.pack(len(text)) + text
-        self._memory[at] = half
+        with self._lock:
+            half = 1 - self._memory[at]
+            start = at + 1 + half * _HALF
+            self._memory[start : start + _HEADER.size + len(text)] = _HEADER.pack(len(text)) + text
+            self._memory[at] = half
 
     def read(self, worker: int) -> Counts:
         """What it told last."""

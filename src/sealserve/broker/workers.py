@@ -13,6 +13,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -44,11 +45,23 @@ def run_broker(settings: BrokerSettings) -> None:
     if settings.workers == 1:
         asyncio.run(Broker(settings).run())
         return
-    Broker(settings).close()  # what is wrong with the settings or the store is said once, and by this process
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _check(settings)
     sockets = listening_sockets(settings.address)
     gc.collect()
     gc.freeze()  # or the workers would copy the memory that they share
     _Parent(settings, sockets).run()
+
+
+def _check(settings: BrokerSettings) -> None:
+    """Have a process that ends at once say what is wrong with the settings or the store: this one reads no keys."""
+    process = os.fork()
+    if process == 0:
+        Broker(settings).close()
+        raise SystemExit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if code:
+        raise SystemExit(code if code > 0 else 1)  # it has said why
 
 
 @dataclass
@@ -133,6 +146,9 @@ class _Parent:
             if worker is None or self._stopping:
                 continue
             code = os.waitstatus_to_exitcode(status)
+            if -code in _STOPPING:  # the whole group was told to stop, and the workers were quicker
+                self._stopping = True
+                continue
             if not serving:
                 self._end()
                 raise SystemExit(code if code > 0 else 1)  # it has said why
@@ -140,6 +156,8 @@ class _Parent:
             self._due[worker] = time.monotonic() + _PAUSE_SECONDS
 
     def _end(self) -> None:
+        for listening in self.sockets:  # whoever connects now is to try the next broker
+            listening.close()
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in self._children:
                 with contextlib.suppress(ProcessLookupError):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
 
 from OpenSSL import SSL
 
@@ -207,23 +210,40 @@ def listening_sockets(address: Address) -> list[socket.socket]:
     :raises AddressInUseError: another process does. :raises MachineError: the address cannot be used.
     """
     made: list[socket.socket] = []
+    unusable: OSError | None = None
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, place in dict.fromkeys((family, place) for family, _, _, _, place in found):
             where = (place[0], made[0].getsockname()[1], *place[2:]) if made and address.port == 0 else place
-            listening = socket.socket(family, socket.SOCK_STREAM)
-            made.append(listening)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind(where)
-            listening.listen(_BACKLOG)
-            listening.setblocking(False)
+            try:
+                made.append(_listen(family, where))
+            except OSError as error:
+                # A name such as localhost may have an address of a family that this machine does not use.
+                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                    raise
+                unusable = error
+        if not made:
+            raise unusable or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
     except OSError as error:
         for listening in made:
             listening.close()
         raise explain_listening(error, address) from error
     return made
+
+
+def _listen(family: int, where: Any) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(where)
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 def bound_address(sockets: Sequence[socket.socket]) -> Address:

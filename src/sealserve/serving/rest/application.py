@@ -92,6 +92,9 @@ class Application:
             event(_log, logging.ERROR, "request-failed", reason=error)
             code = "INTERNAL"
             reply = Reply(error_body(error.message[:_MOST_TEXT]), status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        except RecursionError:
+            code = RequestError.code
+            reply = _refusal(RequestError("JSON Parse error: too many lists and objects inside each other."))
         except Exception:  # noqa: BLE001 - a defect in one request must not end the others
             _log.exception("request-failed")
             code = "INTERNAL"

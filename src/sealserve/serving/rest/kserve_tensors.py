@@ -16,7 +16,7 @@ from sealserve.serving.open_inference.datatypes import find_datatype
 from sealserve.serving.open_inference.raw import read_raw, write_raw
 from sealserve.serving.rest.answers import float_values
 from sealserve.serving.rest.json_text import Take, everything, parse_object, shown
-from sealserve.serving.rest.numbers import Numbers
+from sealserve.serving.rest.numbers import MOST_DIMENSIONS, Numbers
 from sealserve.serving.rest.tensors import NotATensorError, make_array
 from sealserve.wire.open_inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 
@@ -155,6 +155,10 @@ def _text(value: Any, what: str) -> str:
 
 
 def _shape(value: Any, name: str) -> list[int]:
+    # Before anything is computed with it: the product of a million sizes takes many seconds.
+    given = value.array.size if isinstance(value, Numbers) else len(value) if isinstance(value, list) else 0
+    if given > MOST_DIMENSIONS:
+        raise RequestError(f"the shape of input {name} has more than {MOST_DIMENSIONS} dimensions")
     if isinstance(value, Numbers):
         value = value.to_list()
     if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):

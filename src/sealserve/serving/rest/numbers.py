@@ -28,6 +28,8 @@ _MOST_DIMENSIONS = 32
 # Numbers that nobody knows, for those that simdjson does not take. Sign and space keep what is beside them apart.
 _STAND_INS = {token: -float(f"{secrets.randbits(52)}e250") for token in (b"-Infinity", b"Infinity", b"NaN")}
 
+MOST_DIMENSIONS = 64  # NumPy's own limit
+
 
 @dataclass(frozen=True)
 class Numbers:

@@ -13,6 +13,7 @@ from sealserve.serving.rest.json_text import Take
 from sealserve.serving.rest.paths import find_target
 from sealserve.serving.rest.predict_request import Types, missing_signature, read_predict
 from sealserve.serving.rest.work import Call, Reply, Work
+from sealserve.wire.tensorflow_serving_pb2 import Input
 
 PREFIX = "/v1/"
 
@@ -51,11 +52,11 @@ class TensorFlowApi:
         return Reply(answers.predict_body(answer.outputs, request.format))
 
     def _classify(self, choice: ModelChoice, body: bytes, wanted: Callable[[], bool], take: Take) -> Reply:
-        signature, given = read_examples(body, take=take)
+        signature, given = _read_examples(body, take)
         return Reply(answers.classify_body(classify(self._core, choice, given, signature=signature, wanted=wanted)))
 
     def _regress(self, choice: ModelChoice, body: bytes, wanted: Callable[[], bool], take: Take) -> Reply:
-        signature, given = read_examples(body, take=take)
+        signature, given = _read_examples(body, take)
         return Reply(answers.regress_body(regress(self._core, choice, given, signature=signature, wanted=wanted)))
 
     def _metadata(self, choice: ModelChoice) -> Reply:
@@ -66,3 +67,11 @@ class TensorFlowApi:
         if definition is None:
             raise missing_signature(signature)
         return {name: info.dtype for name, info in definition.inputs.items()}
+
+
+def _read_examples(body: bytes, take: Take) -> tuple[str, Input]:
+    signature, given = read_examples(body, take=take)
+    together = given.example_list_with_context
+    # The context goes into every example.
+    take(together.context.ByteSize() * len(together.examples))
+    return signature, given

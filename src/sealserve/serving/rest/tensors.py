@@ -16,7 +16,7 @@ import numpy as np
 from sealserve.serving.engine import Array
 from sealserve.serving.errors import RequestError, UnsupportedError
 from sealserve.serving.rest.json_text import shown, type_of
-from sealserve.serving.rest.numbers import Numbers
+from sealserve.serving.rest.numbers import MOST_DIMENSIONS, Numbers
 from sealserve.wire.tensors import TensorError, numpy_type, type_name
 
 _SPACES = str.maketrans("", "", " \t\n\r\v\f")
@@ -80,6 +80,7 @@ def make_array(value: Any, dtype: np.dtype[Any]) -> Array:
         if kinds != {list} or len(sizes := set(map(len, level))) != 1:
             raise NotATensorError
         shape.append(sizes.pop())
+        _check_dimensions(len(shape))
         level = list(chain.from_iterable(level))
     return _leaves(level, dtype).reshape(shape)
 
@@ -88,7 +89,13 @@ def _stack(level: Sequence[Any], shape: Sequence[int], dtype: np.dtype[Any]) -> 
     arrays = [make_array(item, dtype) for item in level]
     if len({array.shape for array in arrays}) != 1:
         raise NotATensorError
+    _check_dimensions(len(shape) + arrays[0].ndim)
     return np.stack(arrays).reshape(*shape, *arrays[0].shape)
+
+
+def _check_dimensions(count: int) -> None:
+    if count > MOST_DIMENSIONS:
+        raise RequestError(f"a tensor has at most {MOST_DIMENSIONS} dimensions")
 
 
 def _leaves(values: Sequence[Any], dtype: np.dtype[Any]) -> Array:
