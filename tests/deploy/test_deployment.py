@@ -32,6 +32,7 @@ def test_name_and_model_are_enough(tmp_path: Path) -> None:
     assert deployment.replicas.count == 2
     assert deployment.gateway.listen == Address("127.0.0.1", 8500)
     assert deployment.broker.listen == Address("127.0.0.1", 4433)
+    assert deployment.gateway.rest_listen is None
     assert deployment.tls.server_name == "replica.sealserve.internal"
     assert deployment.model.mount_path == "/models/classifier"
 
@@ -82,6 +83,9 @@ def test_threads_are_shared_among_replicas_but_never_less_than_one(monkeypatch: 
         ({"broker": {"listen": "127.0.0.1:99999"}}, "broker.listen"),
         ({"gateway": {"listen": "127.0.0.1:4433"}}, "same port 4433"),
         ({"gateway": {"listen": "localhost:8500"}}, "gateway.listen: must have an IP address"),
+        ({"gateway": {"rest_listen": "localhost:8501"}}, "gateway.rest_listen: must have an IP address"),
+        ({"gateway": {"rest_listen": "8501"}}, "gateway.rest_listen"),
+        ({"gateway": {"rest_listen": ""}}, "gateway.rest_listen"),
         ({"gateway": {"listen": "::1:8500"}}, 'in quotes: "[::1]:8500"'),
         ({"model": {"path": ""}}, "model.path: must not be empty"),
         ({"state": " "}, "state: must not be empty"),
@@ -127,6 +131,19 @@ def test_the_template_explains_every_setting() -> None:
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
+def test_any_number_of_ports_may_be_any_free_one(tmp_path: Path) -> None:
+    free = {"broker": {"listen": "127.0.0.1:0"}, "gateway": {"listen": "127.0.0.1:0", "rest_listen": "127.0.0.1:0"}}
+    assert load_deployment(_write(tmp_path, SMALLEST | free)).gateway.rest_listen == Address("127.0.0.1", 0)
+
+
+def test_rest_is_a_comment_in_the_template_that_works_once_it_is_none(tmp_path: Path) -> None:
+    text = render_template({"name": "mine"})
+    commented = "  # rest_listen: 127.0.0.1:8501\n"
+    assert commented in text
+    path = _write(tmp_path, text.replace(commented, commented.replace("# ", "")))
+    assert load_deployment(path).gateway.rest_listen == Address("127.0.0.1", 8501)
+
+
 def test_values_in_the_template_survive_quoting(tmp_path: Path) -> None:
     values = {"name": "on", "model.name": "1.0", "model.path": "a: b # c \N{GREEK SMALL LETTER ALPHA}"}
     deployment = load_deployment(_write(tmp_path, render_template(values)))
@@ -141,6 +158,10 @@ def test_values_in_the_template_survive_quoting(tmp_path: Path) -> None:
         ("gateway:\n  listen: 127.0.0.1:4433\n", 3, "gateway.listen"),
         ("broker:\n  listen: 127.0.0.1:8500\n", 3, "broker.listen"),
         ("broker:\n  listen: 127.0.0.1:1\ngateway:\n  listen: 127.0.0.1:1\n", 5, "gateway.listen"),
+        ("gateway:\n  rest_listen: 127.0.0.1:8500\n", 3, "gateway.rest_listen"),
+        ("gateway:\n  rest_listen: 127.0.0.1:4433\n", 3, "gateway.rest_listen"),
+        ("gateway:\n  rest_listen: 127.0.0.1:1\n  listen: 127.0.0.1:1\n", 3, "gateway.rest_listen"),
+        ("gateway:\n  rest_listen: 127.0.0.1:1\nbroker:\n  listen: 127.0.0.1:1\n", 3, "gateway.rest_listen"),
     ],
 )
 def test_a_port_that_is_given_twice_is_reported_in_its_line(tmp_path: Path, text: str, line: int, setting: str) -> None:

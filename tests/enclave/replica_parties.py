@@ -193,7 +193,7 @@ class Place:
 
     @contextlib.contextmanager
     def replica(
-        self, *, program: tuple[str, ...] = SEALSERVE, sealed: Path | None = None, **environment: str
+        self, *options: str, program: tuple[str, ...] = SEALSERVE, sealed: Path | None = None, **environment: str
     ) -> Iterator[Process]:
         """A replica that was started; it may not be ready, and need not become so."""
         command = [
@@ -209,6 +209,7 @@ class Place:
             *("--server-name", "replica.sealserve.internal"),
             *("--broker-timeout", "1"),
             *("--stop-grace", "1"),
+            *options,
             "--json-logs",
         ]
         with self._running(command, environment) as process:

@@ -9,15 +9,17 @@ import pytest
 
 from sealserve.addresses import Address
 from sealserve.errors import ConfigurationError
-from sealserve.gateway import Nginx, check_configuration, render_nginx, worker_user
+from sealserve.gateway import GatewayPort, Nginx, check_configuration, render_nginx, worker_user
+
+UPSTREAMS = [Address("127.0.0.1", 7001), Address("::1", 7002)]
 
 
 def _render(directory: Path, **changes: Any) -> str:
     arguments: dict[str, Any] = {
         "nginx": Nginx(Path("/usr/sbin/nginx"), (1, 31), None),
-        "listen": Address("127.0.0.1", 18500),
+        "grpc": GatewayPort(Address("127.0.0.1", 18500), UPSTREAMS),
+        "rest": GatewayPort(Address("127.0.0.1", 18501), [Address("127.0.0.1", 7003)]),
         "server_name": "replica.sealserve.internal",
-        "upstreams": [Address("127.0.0.1", 7001), Address("::1", 7002)],
         "runtime_dir": directory,
         "user": worker_user(),
     }
@@ -28,7 +30,7 @@ def test_the_real_nginx_accepts_the_rendered_file(nginx: Nginx, tmp_path: Path) 
     directory = tmp_path / "a directory with späces"
     directory.mkdir()
     configuration = directory / "nginx.conf"
-    configuration.write_text(_render(directory, nginx=nginx, listen=Address("127.0.0.1", 18500)))
+    configuration.write_text(_render(directory, nginx=nginx))
     check_configuration(nginx, configuration, directory)
 
 
@@ -38,6 +40,21 @@ def test_nothing_in_it_ends_tls_or_speaks_http(tmp_path: Path) -> None:
     assert "ssl_certificate" not in text
     assert "http {" not in text
     assert 'default "";' in text
+
+
+def test_without_rest_there_is_one_port(tmp_path: Path) -> None:
+    assert _render(tmp_path).count("listen ") == 2
+    text = _render(tmp_path, rest=None)
+    assert text.count("listen ") == 1
+    assert "upstream rest" not in text
+
+
+def test_both_ports_have_the_same_rules(tmp_path: Path) -> None:
+    server = _render(tmp_path).split("    server {\n")[1:]
+    assert len(server) == 2
+    grpc, rest = (text.split("    }\n")[0] for text in server)
+    assert "proxy_pass $replicas_destination;" in grpc
+    assert grpc.replace("18500", "18501").replace("replicas", "rest") == rest
 
 
 def test_the_user_is_set_for_root_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,13 +88,19 @@ def test_a_dynamic_module_is_loaded_first(tmp_path: Path) -> None:
         {"server_name": ""},
         {"server_name": "a" * 64},
         {"server_name": "name\n"},
-        {"listen": Address("127.0.0.1; include /etc/passwd", 1)},
-        {"listen": Address("localhost", 8500)},
-        {"listen": Address("127.0.0.1", 0)},
-        {"listen": Address("fe80::1%eth0;", 8500)},
-        {"upstreams": []},
-        {"upstreams": [Address("replica.example", 1)]},
-        {"upstreams": [Address("127.0.0.1", 70000)]},
+        *(
+            {name: port}
+            for name in ("grpc", "rest")
+            for port in (
+                GatewayPort(Address("127.0.0.1; include /etc/passwd", 1), UPSTREAMS),
+                GatewayPort(Address("localhost", 8500), UPSTREAMS),
+                GatewayPort(Address("127.0.0.1", 0), UPSTREAMS),
+                GatewayPort(Address("fe80::1%eth0;", 8500), UPSTREAMS),
+                GatewayPort(Address("127.0.0.1", 8500), []),
+                GatewayPort(Address("127.0.0.1", 8500), [Address("replica.example", 1)]),
+                GatewayPort(Address("127.0.0.1", 8500), [Address("127.0.0.1", 70000)]),
+            )
+        ),
         {"runtime_dir": Path("relative")},
         {"runtime_dir": Path('/x"; user nobody; #')},
         {"runtime_dir": Path("/x/$hostname")},

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.addresses import Address
-from sealserve.gateway import ACCESS_LOG, PID_FILE, Nginx, check_configuration, render_nginx, worker_user
+from sealserve.gateway import (
+    ACCESS_LOG,
+    PID_FILE,
+    GatewayPort,
+    Nginx,
+    check_configuration,
+    render_nginx,
+    worker_user,
+)
 
 NAME = "replica.sealserve.internal"
 
@@ -102,15 +110,23 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def gateway(nginx: Nginx, tmp_path: Path, certificate: Path) -> Iterator[tuple[Address, list[EchoServer]]]:
+    with _running(nginx, tmp_path, certificate) as (listen, _, servers):
+        yield listen, servers
+
+
+@contextlib.contextmanager
+def _running(
+    nginx: Nginx, tmp_path: Path, certificate: Path, *, rest: Sequence[Address] = ()
+) -> Iterator[tuple[Address, Address, list[EchoServer]]]:
     servers = [EchoServer("first", certificate), EchoServer("second", certificate)]
-    listen = Address("127.0.0.1", _free_port())
+    listen, rest_listen = Address("127.0.0.1", _free_port()), Address("127.0.0.1", _free_port())
     configuration = tmp_path / "nginx.conf"
     configuration.write_text(
         render_nginx(
             nginx=nginx,
-            listen=listen,
+            grpc=GatewayPort(listen, [server.address for server in servers]),
+            rest=GatewayPort(rest_listen, rest) if rest else None,
             server_name=NAME,
-            upstreams=[server.address for server in servers],
             runtime_dir=tmp_path,
             user=worker_user(),
         )
@@ -120,7 +136,7 @@ def gateway(nginx: Nginx, tmp_path: Path, certificate: Path) -> Iterator[tuple[A
     try:
         _wait_until(lambda: (tmp_path / PID_FILE).is_file() and (tmp_path / PID_FILE).read_text().strip() != "")
         assert int((tmp_path / PID_FILE).read_text()) == process.pid
-        yield listen, servers
+        yield listen, rest_listen, servers
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=10)
@@ -151,6 +167,18 @@ def test_another_server_name_reaches_no_replica(
     address, _ = gateway
     with pytest.raises(OSError, match=r".*"):
         _ask(address, server_name=server_name)
+
+
+def test_rest_has_replicas_of_its_own_and_the_same_rule(nginx: Nginx, tmp_path: Path, certificate: Path) -> None:
+    server = EchoServer("rest", certificate)
+    try:
+        with _running(nginx, tmp_path, certificate, rest=[server.address]) as (address, rest, _):
+            assert {_ask(rest) for _ in range(3)} == {"rest:hello"}
+            assert {_ask(address) for _ in range(2)} == {"first:hello", "second:hello"}
+            with pytest.raises(OSError, match=r".*"):
+                _ask(rest, server_name="other.example")
+    finally:
+        server.stop()
 
 
 def test_what_is_not_tls_reaches_no_replica(gateway: tuple[Address, list[EchoServer]]) -> None:

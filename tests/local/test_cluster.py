@@ -38,22 +38,30 @@ NAME = "replica.sealserve.internal"
 
 _REPLICA = """
 import ssl
-name, port = sys.argv[1], int(sys.argv[2])
+import threading
+name, ports = sys.argv[1], list(map(int, sys.argv[2:]))
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain("../owner/broker.pem", "../owner/broker-key.pem")
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-listener.bind(("127.0.0.1", port))
-listener.listen()
+def listen(port):
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen()
+    return listener
+def serve(listener, text):
+    while True:
+        raw, _ = listener.accept()
+        try:
+            with context.wrap_socket(raw, server_side=True) as stream:
+                stream.sendall(text.encode())
+        except OSError:
+            pass
+grpc, *rest = map(listen, ports)
+for listener in rest:
+    threading.Thread(target=serve, args=(listener, name + " by REST"), daemon=True).start()
 open(os.path.join(os.environ["TMPDIR"], name), "w").close()
 say(READY=1)
-while True:
-    raw, _ = listener.accept()
-    try:
-        with context.wrap_socket(raw, server_side=True) as stream:
-            stream.sendall(name.encode())
-    except OSError:
-        pass
+serve(grpc, name)
 """
 
 
@@ -63,7 +71,10 @@ def _fake_commands(monkeypatch: pytest.MonkeyPatch, replica: str = _REPLICA) -> 
     monkeypatch.setattr(
         cluster_module,
         "replica_command",
-        lambda _, *, name, listen, **__: (*python, PRELUDE + replica, name, str(listen.port)),
+        lambda _, *, name, listen, rest_listen, **__: (
+            *(*python, PRELUDE + replica, name, str(listen.port)),
+            *([str(rest_listen.port)] if rest_listen else []),
+        ),
     )
 
 
@@ -94,13 +105,12 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PreparedCluster
     )
 
 
-async def ask(cluster: LocalCluster) -> str:
+async def ask(cluster: LocalCluster, where: Address | None = None) -> str:
     """Which replica answers, through the gateway, over TLS that its certificate authority vouches for."""
+    where = where or cluster.gateway
     context = ssl.create_default_context(cafile=cluster.prepared.layout.authority)
     async with asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection(
-            cluster.gateway.host, cluster.gateway.port, ssl=context, server_hostname=NAME
-        )
+        reader, writer = await asyncio.open_connection(where.host, where.port, ssl=context, server_hostname=NAME)
         with contextlib.closing(writer):
             return (await reader.read()).decode()
 
@@ -132,6 +142,21 @@ def test_both_replicas_answer_and_nothing_is_left_afterwards(prepared: PreparedC
     assert working_in(prepared.layout.root) == []
     assert list(prepared.layout.temporary.iterdir()) == []
     assert not prepared.layout.state.exists()
+
+
+def test_rest_is_a_port_of_its_own_that_the_state_tells(prepared: PreparedCluster) -> None:
+    prepared = replace(prepared, rest=require_free(Address("127.0.0.1", 0), setting="gateway.rest_listen"))
+
+    async def main() -> None:
+        async with run_cluster(prepared) as cluster:
+            assert cluster.rest == prepared.rest
+            assert {await ask(cluster, cluster.rest) for _ in range(4)} == {"replica-1 by REST", "replica-2 by REST"}
+            assert {await ask(cluster) for _ in range(4)} == {"replica-1", "replica-2"}
+            state = read_state(prepared.layout)
+            assert state is not None
+            assert state.rest == str(cluster.rest)
+
+    asyncio.run(main())
 
 
 def test_requests_go_on_while_a_replica_is_dead_and_it_comes_back(prepared: PreparedCluster) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -15,13 +17,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from small_model import write_doubling_model
 
+from sealserve.addresses import parse_address
+from sealserve.client import attest
 from sealserve.errors import MachineError
+from sealserve.evidence import AppraisalPolicy
 from sealserve.gateway import find_nginx, worker_user
 from sealserve.local.layout import Layout
 from sealserve.local.ownership import claim
 from sealserve.local.proc import all_processes
+from sealserve.ratls import spki_digest
 
 pytest.importorskip("openvino")
 
@@ -101,6 +108,49 @@ def test_a_cluster_in_the_background_from_up_to_down(background: Path) -> None:
     assert not [facts for facts in all_processes() if facts.session in sessions and facts.state not in "ZX"]
     assert sealserve("status", cwd=background).returncode == 5
     assert "no cluster runs" in sealserve("down", cwd=background).stdout
+
+
+def test_rest_over_tls_ends_inside_the_replica_that_evidence_vouches_for(deployment: Path) -> None:
+    file = deployment / "deployment.yaml"
+    text = file.read_text()
+    assert "# rest_listen: 127.0.0.1:8501" in text
+    file.write_text(text.replace("# rest_listen: 127.0.0.1:8501", "rest_listen: 127.0.0.1:0"))
+    try:
+        started = sealserve("up", "--detach", cwd=deployment)
+        assert started.returncode == 0, started.stderr
+        found = status(deployment)
+        rest, name = parse_address(str(found["rest"])), str(found["server_name"])
+        assert f"{rest} (REST over TLS)" in started.stdout
+        assert f"REST {rest}" in sealserve("status", cwd=deployment).stdout
+        policy = AppraisalPolicy.load(Layout(deployment / ".sealserve").client_policy)
+        evidence = attest(str(found["gateway"]), policy, server_name=name)
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the key is what counts
+        with socket.create_connection((rest.host, rest.port), timeout=20) as raw:
+            stream = context.wrap_socket(raw, server_hostname=name)
+            certificate = x509.load_der_x509_certificate(stream.getpeercert(binary_form=True) or b"")
+            assert spki_digest(certificate) == evidence.spki_digest
+            connection = http.client.HTTPConnection(rest.host)
+            connection.sock = stream
+            connection.request("POST", "/v1/models/double:predict", json.dumps({"instances": [1, 2.5]}))
+            answer = connection.getresponse()
+            assert (answer.status, json.load(answer)) == (200, {"predictions": [2.0, 5.0]})
+            connection.close()
+        with socket.create_connection((rest.host, rest.port), timeout=20) as raw, pytest.raises(OSError, match=r".*"):
+            context.wrap_socket(raw, server_hostname="other.example").recv(1)
+    finally:
+        sealserve("down", cwd=deployment)
+
+
+def test_a_rest_port_that_is_taken_is_named_by_its_setting(deployment: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file = deployment / "deployment.yaml"
+        file.write_text(file.read_text().replace("# rest_listen: 127.0.0.1:8501", f"rest_listen: 127.0.0.1:{port}"))
+        done = sealserve("up", cwd=deployment)
+    assert done.returncode == 6
+    assert f"error: port {port} (gateway.rest_listen" in done.stderr
 
 
 def test_interrupting_the_start_leaves_nothing(deployment: Path) -> None:

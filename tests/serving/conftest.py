@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from process.conftest import add_version, authority, start, write_models, write_ssl_config  # noqa: F401 - fixtures
 from serving_models import affine_model
 
 from sealserve.models.writing import write_saved_model
@@ -98,7 +99,7 @@ def serve(certificate):
     """Starts servers, connects to them, and stops both in the end."""
     started = []
 
-    def start(core: ModelServer, **settings) -> Connection:
+    def begin(core: ModelServer, **settings) -> Connection:
         server, port = create_server(
             core,
             address="127.0.0.1:0",
@@ -112,7 +113,7 @@ def serve(certificate):
         started.append(connection)
         return connection
 
-    yield start
+    yield begin
     for connection in started:
         connection.channel.close()
         connection.server.stop(0)

@@ -151,7 +151,7 @@ def _prepare(deployment: Deployment, layout: Layout, reporter: Reporter) -> Prep
             model=MODEL,
             bytes=size,
         )
-    nginx, broker, gateway = check_machine(deployment)
+    nginx, broker, gateway, _ = check_machine(deployment)
     with reporter.step(2, "owner", "Keys and certificates, mode 0600") as step:
         prepare_platform(layout)
         prepare_keys(deployment, layout, broker=broker)

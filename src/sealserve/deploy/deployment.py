@@ -145,9 +145,17 @@ class GatewaySection(Settings):
         description="Address and port of the gateway, which clients connect to. Port 0 takes any free one.",
     )
 
-    @field_validator("listen")
+    rest_listen: AddressText | None = Field(
+        default=None,
+        description="The same for REST over TLS, which ends inside the replicas as well. No REST if not given.",
+        examples=["127.0.0.1:8501"],
+    )
+
+    @field_validator("listen", "rest_listen")
     @classmethod
-    def _listen_is_numeric(cls, value: Address) -> Address:
+    def _listen_is_numeric(cls, value: Address | None) -> Address | None:
+        if value is None:
+            return value
         try:
             ipaddress.ip_address(value.host)
         except ValueError:
@@ -205,11 +213,24 @@ class Deployment(Settings):
 
     @model_validator(mode="after")
     def _addresses_differ(self) -> Self:
-        broker, gateway = self.broker.listen, self.gateway.listen
-        if broker.port and broker.port == gateway.port:
-            given, other = ("gateway", "broker") if "gateway" in self.model_fields_set else ("broker", "gateway")
-            raise SettingError((given, "listen"), f"must not be the same port {broker.port} as {other}.listen's")
+        # What stands in the file is at fault, not a default; of two that do, the later one.
+        taken: dict[int, tuple[str, str]] = {}
+        for setting, address in sorted(self._addresses().items(), key=lambda item: self._stands_in_file(item[0])):
+            if other := taken.get(address.port):
+                raise SettingError(setting, f"must not be the same port {address.port} as {'.'.join(other)}'s")
+            if address.port:
+                taken[address.port] = setting
         return self
+
+    def _addresses(self) -> dict[tuple[str, str], Address]:
+        addresses = {("broker", "listen"): self.broker.listen, ("gateway", "listen"): self.gateway.listen}
+        if self.gateway.rest_listen is not None:
+            addresses["gateway", "rest_listen"] = self.gateway.rest_listen
+        return addresses
+
+    def _stands_in_file(self, setting: tuple[str, str]) -> bool:
+        section: Settings = getattr(self, setting[0])
+        return setting[0] in self.model_fields_set and setting[1] in section.model_fields_set
 
 
 def load_deployment(path: Path) -> Deployment:

@@ -77,7 +77,7 @@ class _Replica:
                 certificate_pem=self._identity.certificate_pem(),
                 extra_services=self._services(),
             )
-            rest = self._rest(private_key)
+            rest, rest_port = self._rest(private_key)
         # Until here a signal simply ends the process: it serves nobody yet.
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -87,7 +87,7 @@ class _Replica:
             rest.start()
             rest.set_serving(True)
         seconds = time.monotonic() - started
-        event(_log, logging.INFO, "replica-ready", port=port, seconds=round(seconds, 3))
+        event(_log, logging.INFO, "replica-ready", port=port, rest_port=rest_port, seconds=round(seconds, 3))
         notify(READY=1)
         await self._serve(server, rest, stop, Refresher(self._ask, self._model, first))
         event(_log, logging.INFO, "replica-stopped")
@@ -138,14 +138,13 @@ class _Replica:
         names = [SERVICE_NAME, health.SERVICE_NAME, *(service.name for service in services)]
         return [*services, *reflection_services(names)]
 
-    def _rest(self, private_key: Secret) -> RestServer | None:
+    def _rest(self, private_key: Secret) -> tuple[RestServer, int] | tuple[None, None]:
         if self._settings.rest_listen is None:
-            return None
+            return None, None
         from sealserve.serving.rest.server import create_rest_server  # takes a third of the time of all imports
 
         tls = ServerTls(private_key, self._identity.certificate_pem())
-        server, _ = create_rest_server(self._core, address=self._settings.rest_listen, tls=tls, reuse_port=True)
-        return server
+        return create_rest_server(self._core, address=self._settings.rest_listen, tls=tls, reuse_port=True)
 
     async def _serve(
         self, server: GrpcServer, rest: RestServer | None, stop: asyncio.Event, refresher: Refresher

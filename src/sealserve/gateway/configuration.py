@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sealserve.addresses import Address, is_dns_name
@@ -36,53 +37,67 @@ events {{
 }}
 
 stream {{
-    # Which replicas a connection goes to, by the server name (SNI) that its ClientHello asks for.
-    # Any other name, or no TLS at all, gets an empty destination: nginx closes the connection.
-    map $ssl_preread_server_name $destination {{
-        default "";
-        {server_name} replicas;
-    }}
-
-    # One address cannot shut out all others by connecting.
+    # One address cannot shut out all others by connecting, to one port or to both.
     limit_conn_zone $binary_remote_addr zone=addresses:1m;
     limit_conn_log_level info;
-
-    upstream replicas {{
-        # Shared by the workers: round robin, and what is known of a dead replica.
-        zone replicas 128k;
-        # One failed connect takes a replica out for a second; the connection itself goes to the next one.
-{servers}
-    }}
 
     log_format connections escape=json
         '{{"time":"$time_iso8601","client":"$remote_addr","server_name":"$ssl_preread_server_name",'
         '"upstream":"$upstream_addr","status":"$status","bytes_received":"$bytes_received",'
         '"bytes_sent":"$bytes_sent","seconds":"$session_time"}}';
     access_log "{runtime_dir}/{access_log}" connections;
+{ports}}}
+"""
+
+_PORT = """
+    # Which replicas a connection goes to, by the server name (SNI) that its ClientHello asks for.
+    # Any other name, or no TLS at all, gets an empty destination: nginx closes the connection.
+    map $ssl_preread_server_name ${name}_destination {{
+        default "";
+        {server_name} {name};
+    }}
+
+    upstream {name} {{
+        # Shared by the workers: round robin, and what is known of a dead replica.
+        zone {name} 128k;
+        # One failed connect takes a replica out for a second; the connection itself goes to the next one.
+{servers}
+    }}
 
     server {{
         listen {listen} so_keepalive=on;
         limit_conn addresses {connections_of_one};
         ssl_preread on;
         preread_timeout 5s;
-        proxy_pass $destination;
+        proxy_pass ${name}_destination;
         proxy_connect_timeout {connect_seconds}s;
         proxy_next_upstream on;
         proxy_socket_keepalive on;
-        # gRPC channels stay open between calls.
+        # Channels stay open between calls.
         proxy_timeout 1h;
         proxy_buffer_size 64k;
     }}
-}}
 """
+
+
+@dataclass(frozen=True)
+class GatewayPort:
+    """A port of the gateway.
+
+    :param listen: where clients connect to. :param upstreams: where the replicas listen, in its turn; each of them
+        is an IP address and a port.
+    """
+
+    listen: Address
+    upstreams: Sequence[Address]
 
 
 def render_nginx(
     *,
     nginx: Nginx,
-    listen: Address,
+    grpc: GatewayPort,
+    rest: GatewayPort | None,
     server_name: str,
-    upstreams: Sequence[Address],
     runtime_dir: Path,
     user: str | None,
     workers: int = 1,
@@ -94,26 +109,32 @@ def render_nginx(
 ) -> str:
     """The text of an ``nginx.conf``.
 
+    :param rest: the second port, with the same rules and limits; None for no REST.
     :param server_name: the server name (SNI) that leads to the replicas.
-    :param upstreams: where the replicas listen; each is an IP address and a port.
     :param runtime_dir: absolute; takes the pid file and the access log. nginx writes nowhere else.
     :param user: who the workers run as, see :func:`~sealserve.gateway.workers.worker_user`.
     :param connections: connections from clients that one worker can hold.
-    :param connections_of_one: of them, from one address. Over it, a new connection is closed.
-    :param connections_of_replica: that are led to one replica; below the number that it takes itself.
+    :param connections_of_one: of them, from one address to both ports. Over it, a new connection is closed.
+    :param connections_of_replica: that are led to one replica by each port; below the number that it takes itself.
     :param shutdown_seconds: how long open connections have after SIGQUIT.
     :raises ConfigurationError: a value has no place in a configuration file.
     """
     # Single labels would include words that mean something in a map: include, default, hostnames, volatile.
     if not is_dns_name(server_name) or "." not in server_name or server_name.replace(".", "").isdigit():
         raise ConfigurationError(f"{server_name!r} is not a server name", hint="TLS server names are DNS names.")
-    if not upstreams:
-        raise ConfigurationError("the gateway has no replicas to forward to")
     for path in filter(None, (runtime_dir, nginx.stream_module)):
         require_usable_path(path)
-    servers = [
-        f"        server {_numeric(upstream)} max_conns={connections_of_replica} max_fails=1 fail_timeout=1s;"
-        for upstream in upstreams
+    ports = [
+        _PORT.format(
+            name=name,
+            server_name=server_name.lower(),
+            servers="\n".join(_servers(port.upstreams, connections=int(connections_of_replica))),
+            listen=_numeric(port.listen),
+            connections_of_one=int(connections_of_one),
+            connect_seconds=int(connect_seconds),
+        )
+        for name, port in {"replicas": grpc, "rest": rest}.items()
+        if port is not None
     ]
     return _TEMPLATE.format(
         load_module=f'load_module "{nginx.stream_module}";\n' if nginx.stream_module else "",
@@ -122,16 +143,21 @@ def render_nginx(
         # Each connection has a client's and a replica's side.
         worker_connections=2 * int(connections) + 16,
         open_files=2 * int(connections) + 64,
-        connections_of_one=int(connections_of_one),
         shutdown_seconds=int(shutdown_seconds),
         runtime_dir=runtime_dir,
         pid_file=PID_FILE,
         access_log=ACCESS_LOG,
-        server_name=server_name.lower(),
-        servers="\n".join(servers),
-        listen=_numeric(listen),
-        connect_seconds=int(connect_seconds),
+        ports="".join(ports),
     )
+
+
+def _servers(upstreams: Sequence[Address], *, connections: int) -> list[str]:
+    if not upstreams:
+        raise ConfigurationError("the gateway has no replicas to forward to")
+    return [
+        f"        server {_numeric(upstream)} max_conns={connections} max_fails=1 fail_timeout=1s;"
+        for upstream in upstreams
+    ]
 
 
 def require_usable_path(path: Path) -> None:

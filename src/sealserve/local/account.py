@@ -102,8 +102,9 @@ def file_option(file: Path) -> str:
 
 def _invitation(entry: Entry) -> str:
     option = file_option(Path(entry["file"]))
+    rest = f" (gRPC) and {entry['rest']} (REST over TLS)" if entry.get("rest") else ""
     return (
-        f"ready after {entry['seconds']:.1f} s on {entry['gateway']}. From another terminal:\n"
+        f"ready after {entry['seconds']:.1f} s on {entry['gateway']}{rest}. From another terminal:\n"
         f"  sealserve verify{option}\n"
         f"  sealserve predict{option} --image PICTURE\n"
         f"  sealserve status{option}\n"

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from sealserve.deploy import Deployment
 from sealserve.errors import MachineError, SealserveError
 from sealserve.evidence import ensure_simulated_platform
 from sealserve.files import write_atomically
-from sealserve.gateway import ACCESS_LOG, PID_FILE, check_configuration, render_nginx, worker_user
+from sealserve.gateway import ACCESS_LOG, PID_FILE, GatewayPort, check_configuration, render_nginx, worker_user
 from sealserve.local.child import ProcessSpec
 from sealserve.local.commands import broker_command, nginx_command, replica_command
 from sealserve.local.diagnosis import find_complaint
@@ -50,7 +51,9 @@ class LocalCluster:
         self._freshness: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self._phase: Literal["starting", "running", "stopping"] = "starting"
-        self._ports = [ReservedPort() for _ in range(prepared.deployment.replicas.count)]
+        count = prepared.deployment.replicas.count
+        self._ports = [ReservedPort() for _ in range(count)]
+        self._rest_ports = [ReservedPort() for _ in range(count if prepared.rest is not None else 0)]
         self.supervisor = Supervisor(self._stages(), listener=self._hear, policy=policy)
 
     @property
@@ -61,6 +64,11 @@ class LocalCluster:
     def gateway(self) -> Address:
         """Where clients connect to."""
         return self.prepared.gateway.reachable_here()
+
+    @property
+    def rest(self) -> Address | None:
+        """Where clients that speak REST connect to; None if there is no REST."""
+        return None if self.prepared.rest is None else self.prepared.rest.reachable_here()
 
     @property
     def broker(self) -> Address:
@@ -131,7 +139,7 @@ class LocalCluster:
             await stopping
             raise
         finally:
-            for port in self._ports:
+            for port in (*self._ports, *self._rest_ports):
                 port.close()
             remove_state(self.prepared.layout)
             empty_directory(self.prepared.layout.temporary)
@@ -159,6 +167,7 @@ class LocalCluster:
                     started_at=self._started_at,
                     broker=str(self.broker),
                     gateway=str(self.gateway),
+                    rest=None if self.rest is None else str(self.rest),
                     server_name=self.deployment.tls.server_name,
                     model=self.deployment.model.name,
                     model_version=self.prepared.model.version,
@@ -188,6 +197,7 @@ class LocalCluster:
                     layout,
                     name=f"replica-{number}",
                     listen=port.address,
+                    rest_listen=rest.address if rest is not None else None,
                     broker=self.broker,
                     deployment=self.deployment.name,
                     server_name=tls.server_name,
@@ -196,22 +206,27 @@ class LocalCluster:
                 working_directory=layout.platform,
                 environment={"TMPDIR": str(layout.temporary)},
             )
-            for number, port in enumerate(self._ports, 1)
+            for number, (port, rest) in enumerate(zip_longest(self._ports, self._rest_ports), 1)
         ]
         return [[broker], replicas, [self._gateway()]]
 
     def _gateway(self) -> ProcessSpec:
         layout, nginx = self.prepared.layout, self.prepared.nginx
         pid_file = layout.nginx / PID_FILE
+        rest: GatewayPort | None = None
+        if self.prepared.rest is not None:
+            rest = GatewayPort(self.prepared.rest, [port.address for port in self._rest_ports])
 
         def prepare() -> None:
             require_free(self.prepared.gateway, setting="gateway.listen")
+            if rest is not None:
+                require_free(rest.listen, setting="gateway.rest_listen")
             pid_file.unlink(missing_ok=True)
             text = render_nginx(
                 nginx=nginx,
-                listen=self.prepared.gateway,
+                grpc=GatewayPort(self.prepared.gateway, self.replicas),
+                rest=rest,
                 server_name=self.deployment.tls.server_name,
-                upstreams=self.replicas,
                 runtime_dir=layout.nginx,
                 user=worker_user(),
             )
@@ -219,7 +234,7 @@ class LocalCluster:
             check_configuration(nginx, layout.nginx_configuration, layout.nginx)
 
         def listens(pid: int) -> bool:
-            # nginx writes this file once it holds its port.
+            # nginx writes this file once it holds its ports.
             with contextlib.suppress(OSError):
                 return pid_file.read_text().strip() == str(pid)
             return False

@@ -19,7 +19,14 @@ def broker_command(configuration: Path) -> tuple[str, ...]:
 
 
 def replica_command(
-    layout: Layout, *, name: str, listen: Address, broker: Address, deployment: str, server_name: str
+    layout: Layout,
+    *,
+    name: str,
+    listen: Address,
+    rest_listen: Address | None = None,
+    broker: Address,
+    deployment: str,
+    server_name: str,
 ) -> tuple[str, ...]:
     """A replica on the simulated platform. How it computes comes from the broker, after attestation."""
     return (
@@ -27,6 +34,7 @@ def replica_command(
         "replica",
         *("--name", name),
         *("--listen", str(listen)),
+        *(("--rest-listen", str(rest_listen)) if rest_listen is not None else ()),
         *("--broker", str(broker)),
         *("--broker-ca", str(layout.replica_authority)),
         *("--deployment", deployment),

@@ -82,6 +82,7 @@ def describe(cluster: LocalCluster) -> dict[str, object]:
     deployment = cluster.deployment
     return {
         "gateway": str(cluster.gateway),
+        "rest": None if cluster.rest is None else str(cluster.rest),
         "policy": str(cluster.prepared.layout.client_policy),
         "server_name": deployment.tls.server_name,
         "model": deployment.model.name,

@@ -73,7 +73,7 @@ def _try_to_bind(address: Address) -> OSError | None:
 
 
 class ReservedPort:
-    """Holds a free port of 127.0.0.1 for a server that binds with SO_REUSEPORT, as gRPC's does.
+    """Holds a free port of 127.0.0.1 for a server that binds with SO_REUSEPORT, as both of a replica do.
 
     The holding socket does not listen, so it gets no connection; other programs cannot take the port while the server
     is between two lives.

@@ -85,6 +85,8 @@ class PreparedCluster:
     model: PreparedModel
     enclave: SimulatedEnclave
     """The measurement that the broker and the clients expect."""
+    rest: Address | None = None
+    """Where the gateway takes REST; None for no REST."""
 
 
 def prepare_cluster(
@@ -95,7 +97,7 @@ def prepare_cluster(
     :raises SealserveError: something is missing or not usable; what was there before still works.
     """
     with _timed(on_step, "model and nginx found, ports free"):
-        nginx, broker, gateway = check_machine(deployment)
+        nginx, broker, gateway, rest = check_machine(deployment)
     layout.make()
     with _timed(on_step, "simulated platform"):
         prepare_platform(layout)
@@ -105,7 +107,7 @@ def prepare_cluster(
         model = prepare_model(deployment, layout, progress=progress)
     with _timed(on_step, "policies"):
         enclave = prepare_policies(deployment, layout, model, broker=broker)
-    return PreparedCluster(deployment, layout, nginx, broker, gateway, model, enclave)
+    return PreparedCluster(deployment, layout, nginx, broker, gateway, model, enclave, rest)
 
 
 @contextlib.contextmanager
@@ -115,10 +117,10 @@ def _timed(on_step: OnStep, text: str) -> Iterator[None]:
     on_step(text, time.monotonic() - started)
 
 
-def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address]:
+def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address, Address | None]:
     """Look whether model and nginx are there, the ports free and the paths usable, before anything is made.
 
-    :returns: nginx, and the addresses of broker and gateway with their ports settled.
+    :returns: nginx, and the addresses of broker, gateway and REST, if there is any, with their ports settled.
     :raises ModelError: there is no model. :raises MachineError: there is no nginx, or a port is taken.
     :raises ConfigurationError: nginx cannot take the working directory's path.
     """
@@ -132,7 +134,9 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address]:
     find_versions(deployment.model.path)
     nginx = find_nginx()
     broker = require_free(deployment.broker.listen, setting="broker.listen")
-    return nginx, broker, require_free(deployment.gateway.listen, setting="gateway.listen")
+    gateway = require_free(deployment.gateway.listen, setting="gateway.listen")
+    rest = deployment.gateway.rest_listen
+    return nginx, broker, gateway, None if rest is None else require_free(rest, setting="gateway.rest_listen")
 
 
 def prepare_platform(layout: Layout) -> None:

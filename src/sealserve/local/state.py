@@ -57,6 +57,7 @@ class ClusterState(BaseModel):
     started_at: float
     broker: str
     gateway: str
+    rest: str | None = None
     server_name: str
     model: str
     model_version: int

@@ -1,0 +1,133 @@
+"""A replica process answers every protocol, and all of them end in the TLS key that its evidence binds."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from cryptography import x509
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from replica_parties import Place, Process
+
+from sealserve.client import attest
+from sealserve.ratls import spki_digest
+from sealserve.wire.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from sealserve.wire.tensorflow_serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
+
+NAME = "replica.sealserve.internal"
+MODEL_SERVICE = "/tensorflow.serving.ModelService"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@dataclass
+class Running:
+    place: Place
+    process: Process
+    grpc: int
+    rest: int
+
+    def channel(self) -> grpc.Channel:
+        """Plain gRPC that knows the server by the certificate it was seen to have."""
+        roots = ssl.get_server_certificate(("127.0.0.1", self.grpc)).encode()
+        options = [("grpc.ssl_target_name_override", NAME)]
+        return grpc.secure_channel(f"127.0.0.1:{self.grpc}", grpc.ssl_channel_credentials(roots), options)
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any, bytes]:
+        """Status, JSON (None for other text), and SHA-256 of the key of the TLS session that both came through."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection(("127.0.0.1", self.rest), timeout=20) as raw:
+            stream = context.wrap_socket(raw, server_hostname=NAME)
+            key = spki_digest(x509.load_der_x509_certificate(stream.getpeercert(binary_form=True) or b""))
+            connection = http.client.HTTPConnection("127.0.0.1")
+            connection.sock = stream
+            connection.request(method, path, None if body is None else json.dumps(body))
+            answer = connection.getresponse()
+            is_json = answer.headers.get_content_type() == "application/json"
+            text = answer.read()
+            connection.close()
+        return answer.status, json.loads(text) if is_json else None, key
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    place = Place(tmp_path_factory.mktemp("doors") / "place")
+    with place.broker(), place.replica("--rest-listen", "127.0.0.1:0") as process:
+        ready = process.until("replica-ready")
+        yield Running(place, process, ready["port"], ready["rest_port"])
+        assert process.stop() == 0
+
+
+def test_rest_answers_with_the_key_that_the_evidence_binds(running: Running) -> None:
+    verified = attest(f"127.0.0.1:{running.grpc}", running.place.client_policy())
+    status, answer, key = running.ask("POST", "/v1/models/m:predict", {"instances": [1, 2.5]})
+    assert (status, answer) == (200, {"predictions": [2.0, 5.0]})
+    assert key == verified.spki_digest
+
+
+def test_rest_tells_status_and_readiness(running: Running) -> None:
+    status, answer, _ = running.ask("GET", "/v1/models/m")
+    assert status == 200
+    (version,) = answer["model_version_status"]
+    assert (version["version"], version["state"]) == ("1", "AVAILABLE")
+    assert running.ask("GET", "/readyz")[0] == 200
+    assert running.ask("GET", "/v1/models/other")[0] == 404
+
+
+def test_rest_without_tls_is_not_answered(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.rest), timeout=20) as plain:
+        plain.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"HTTP/" not in plain.recv(100)
+
+
+def test_the_model_service_tells_status_and_takes_no_configuration_from_callers(running: Running) -> None:
+    request = GetModelStatusRequest()
+    request.model_spec.name = "m"
+    with running.channel() as channel:
+        reply = channel.unary_unary(f"{MODEL_SERVICE}/GetModelStatus")(request.SerializeToString(), timeout=20)
+        (version,) = GetModelStatusResponse.FromString(reply).model_version_status
+        assert (version.version, version.status.error_code) == (1, 0)
+        with pytest.raises(grpc.RpcError):
+            channel.unary_unary(f"{MODEL_SERVICE}/HandleReloadConfigRequest")(b"", timeout=20)
+        reply = channel.unary_unary(f"{MODEL_SERVICE}/GetModelStatus")(request.SerializeToString(), timeout=20)
+        assert len(GetModelStatusResponse.FromString(reply).model_version_status) == 1
+
+
+def test_reflection_lists_every_service(running: Running) -> None:
+    with running.channel() as channel:
+        listed = set(ProtoReflectionDescriptorDatabase(channel).get_services())
+    assert {
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.ModelService",
+        "inference.GRPCInferenceService",
+        "grpc.health.v1.Health",
+    } <= listed
+    assert any("Attestation" in name for name in listed)
+
+
+def test_the_open_inference_protocol_infers(running: Running) -> None:
+    request = ModelInferRequest(model_name="m", id="7")
+    tensor = request.inputs.add(name="x", datatype="FP32", shape=[2])
+    tensor.contents.fp32_contents.extend([1, 2.5])
+    with running.channel() as channel:
+        reply = ModelInferResponse.FromString(channel.unary_unary(INFER)(request.SerializeToString(), timeout=20))
+    (output,) = reply.outputs
+    assert (reply.id, output.name, list(output.shape)) == ("7", "y", [2])
+    values = output.contents.fp32_contents or np.frombuffer(reply.raw_output_contents[0], np.float32)
+    assert list(values) == [2, 5]
+
+
+def test_without_the_option_there_is_no_rest(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    with place.broker(), place.replica() as process:
+        assert process.until("replica-ready")["rest_port"] is None
+        assert process.stop() == 0
