@@ -1,12 +1,13 @@
-"""What an attestation costs at least: `python -m benchmarks._broker_floor DIRECTORY` serves nothing else.
+"""What an attestation costs at least: `python -m benchmarks._broker_floor DIRECTORY PROCESSES` serves nothing else.
 
 A TLS 1.3 handshake with a client certificate, as bare as pyOpenSSL does it, and one verification of a quote by
-dcap-qvl. Threads and blocking sockets, no checks, no limits, no decision, no record.
+dcap-qvl. Processes of a few threads with blocking sockets, no checks, no limits, no decision, no record.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import sys
 import threading
@@ -67,9 +68,13 @@ def main() -> None:
                 plain, _ = listening.accept()
                 floor.serve(plain)
 
+        for _ in range(int(sys.argv[2]) - 1):
+            if os.fork() == 0:
+                break
+        else:
+            print(listening.getsockname()[1], flush=True)
         for _ in range(4):
             threading.Thread(target=work, daemon=True).start()
-        print(listening.getsockname()[1], flush=True)
         sys.stdin.read()
 
 

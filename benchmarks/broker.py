@@ -29,9 +29,9 @@ KINDS = ("floor", "version 2", "version 1")
 
 
 @contextmanager
-def bare_server(directory: Path) -> Iterator[Process]:
+def bare_server(directory: Path, processes: int) -> Iterator[Process]:
     popen = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks._broker_floor", str(directory)],
+        [sys.executable, "-m", "benchmarks._broker_floor", str(directory), str(processes)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -144,7 +144,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         settings = make_files(directory, workers=options.workers)
         parts = pieces(directory)
         found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
-        with bare_server(directory) as floor, broker(settings, log=directory / "log") as server:
+        with bare_server(directory, options.workers) as floor, broker(settings, log=directory / "log") as server:
             for _ in range(options.rounds):
                 for kind in KINDS:
                     asked = floor if kind == "floor" else server

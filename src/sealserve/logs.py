@@ -27,7 +27,11 @@ def event(logger: logging.Logger, level: int, name: str, /, **fields: Any) -> No
     :param name: what happened, in kebab case and the past tense: ``"key-released"``.
     :param fields: plain values; see :func:`presentable` for what becomes of others.
     """
-    logger.log(level, name, extra={"fields": fields})
+    if logger.isEnabledFor(level):
+        # Not by logger.log(), which would look for the caller's line each time.
+        record = logging.LogRecord(logger.name, level, "", 0, name, (), None)
+        record.fields = fields
+        logger.handle(record)
 
 
 def presentable(value: Any) -> Any:

@@ -60,6 +60,12 @@ def test_records_are_chained_by_the_hash_of_the_line_before() -> None:
     assert (summary.records, summary.head, summary.signed) == (5, previous, 0)
 
 
+@pytest.mark.parametrize("name", ["sequence", "previous", "time"])
+def test_a_record_cannot_replace_what_chains_it(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        make_line(1, FIRST, {"event": "decision", name: "0" * 64})
+
+
 def test_a_record_cannot_break_a_line() -> None:
     line = make_line(1, FIRST, {"detail": 'line\nbreak\r\u2028 "quoted" \x00'})
     assert b"\n" not in line

@@ -69,7 +69,9 @@ def test_a_key_is_rotated_without_a_restart(place: Place, identity: TlsIdentity)
                 assert seen(await ask(place, broker, identity))[2] == (3, DIGEST)
                 await asyncio.sleep(2)
                 assert seen(await ask(place, broker, identity)) == (4, NEW_DIGEST, None), "nobody had to carry it out"
-        assert place.records[-2]["previous"]["key"] == {"name": "wrap", "version": 3}
+        assert place.records[-2]["previous_model"]["key"] == {"name": "wrap", "version": 3}
+        with place.store() as store:
+            assert store.verify_audit().records > len(place.records)
         switched.wipe()
         assert len(switched.keys["wrap"].value) == 0
 

@@ -57,12 +57,15 @@ def make_line(sequence: int, previous: str, record: Mapping[str, Any]) -> bytes:
     """A record as it is chained.
 
     :param record: JSON-ready; ``sequence``, ``previous`` and ``time`` are put in front.
+    :raises ValueError: it has a field of one of these names.
     """
     head = {
         "sequence": sequence,
         "previous": previous,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
+    if taken := head.keys() & record.keys():
+        raise ValueError(f"a record of the audit chain has fields named {', '.join(sorted(taken))}")
     return json.dumps({**head, **record}, separators=(",", ":")).encode()
 
 

@@ -12,7 +12,8 @@ from sealserve.broker.store import Store
 from sealserve.errors import SealserveError
 
 _LARGEST_GROUP = 500
-_GATHER_SECONDS = 0.003
+_COMMIT_SECONDS = 0.05
+"""Between two commits: one costs as much as half of a decision, so that under load others had better join."""
 _Waiting = tuple[Mapping[str, Any], asyncio.Future[str]]
 
 
@@ -20,7 +21,6 @@ class AuditWriter:
     """Writes records of one broker into the store's chain. To be used in one event loop.
 
     :param broker: which broker this is; every record names it.
-    :ivar coming: how many decisions are being made, and will be recorded soon.
     """
 
     def __init__(self, store: Store, *, broker: str) -> None:
@@ -29,7 +29,7 @@ class AuditWriter:
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self.coming = 0
+        self._next_commit = 0.0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="audit")
 
     async def append(self, record: Mapping[str, Any]) -> str:
@@ -67,9 +67,7 @@ class AuditWriter:
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            if self.coming > 0:
-                # A commit costs as much as half of a decision. It is worth a moment to let others join.
-                await asyncio.sleep(_GATHER_SECONDS)
+            await asyncio.sleep(self._next_commit - loop.time())
             group, self._waiting = self._waiting[:_LARGEST_GROUP], self._waiting[_LARGEST_GROUP:]
             try:
                 ends = await loop.run_in_executor(
@@ -83,6 +81,7 @@ class AuditWriter:
                 for (_, future), (_, head) in zip(group, ends, strict=True):
                     if not future.done():
                         future.set_result(head)
+            self._next_commit = loop.time() + _COMMIT_SECONDS
 
 
 def _fail(group: list[_Waiting], error: BaseException) -> None:

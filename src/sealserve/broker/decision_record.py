@@ -47,7 +47,7 @@ class DecisionRecord:
             "model": _recorded(answer.model),
         }
         if answer.previous is not None:
-            self.fields["previous"] = {
+            self.fields["previous_model"] = {
                 "key": {"name": answer.previous.model.key, "version": answer.previous.key.version},
                 "model": _recorded(answer.previous.model),
             }

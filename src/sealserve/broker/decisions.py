@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from cryptography import x509
 
@@ -36,9 +35,9 @@ from sealserve.logs import event, get_logger
 from sealserve.ratls import CertificateEvidence, broker_report_data, extract_evidence, spki_digest
 from sealserve.secret import Secret
 
-T = TypeVar("T")
-
 _log = get_logger(__name__)
+_AT_ONCE = 4
+"""Policies that may look at evidence while everybody else waits: a millisecond each."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Decider:
         """Decide over an ``evidence`` message of protocol version 2. Never raises for what the enclave sent."""
         record = DecisionRecord(2, session.peer)
         try:
-            grant, names = await self._judge(partial(self._judge_version_2, session, frame, record))
+            grant, names = await self._judges.run(partial(self._judge_version_2, session, frame, record))
             answer = granted(record.decision, grant, names)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong, the answer is no
             return await self._refuse(record, error)
@@ -94,7 +93,9 @@ class Decider:
         """
         record = DecisionRecord(1, session.peer)
         try:
-            grant, key = await self._judge(partial(self._judge_version_1, session, record))
+            candidates = {name: grant for name, grant in self._grants().items() if grant.version_1}
+            judge = partial(self._judge_version_1, session, candidates, record)
+            grant, key = await self._judges.run(judge, at_once=len(candidates) <= _AT_ONCE)
             secret = grant.version_1_secret()
             # What is recorded is told as a grant of version 2; version 1 sends the key alone.
             told = granted(record.decision, grant, (key,), version_1=True)
@@ -122,13 +123,6 @@ class Decider:
         """Judge nothing more."""
         self._judges.close()
 
-    async def _judge(self, judge: Callable[[bool], T]) -> T:
-        self._audit.coming += 1
-        try:
-            return await self._judges.run(judge)
-        finally:
-            self._audit.coming -= 1
-
     def _judge_version_2(
         self, session: Session, frame: bytes, record: DecisionRecord, may_wait: bool
     ) -> tuple[HeldGrant, tuple[str, ...]]:
@@ -148,11 +142,12 @@ class Decider:
         self._appraise(grant, evidence.quote, report_data, record, may_wait=may_wait)
         return grant, names
 
-    def _judge_version_1(self, session: Session, record: DecisionRecord, may_wait: bool) -> tuple[HeldGrant, str]:
+    def _judge_version_1(
+        self, session: Session, candidates: Mapping[str, HeldGrant], record: DecisionRecord, may_wait: bool
+    ) -> tuple[HeldGrant, str]:
         record.fields["key_sha256"] = spki_digest(session.certificate).hex()
         evidence = extract_evidence(session.certificate)
         record.quote(evidence.quote)
-        candidates = {name: grant for name, grant in self._grants().items() if grant.version_1}
         accepting, refusals = self._try_all(candidates, evidence, record, may_wait=may_wait)
         if not accepting:
             reasons = "; ".join(f"{name}: {why}" for name, why in refusals.items())

@@ -1,8 +1,8 @@
-"""The threads in which evidence is judged, so that nobody waits for another's evidence or collateral.
+"""Where evidence is judged, so that nobody waits for another's collateral.
 
-There are two kinds. A few threads judge what can be judged at once: it is all processor time, and the verifier library
-holds Python's lock meanwhile, so that more threads would not do more. Evidence that first needs collateral from a
-service goes to others, where it may wait for seconds.
+What can be judged at once is judged on the spot, in the event loop: it is a millisecond of processor time, in which the
+verifier library holds Python's lock, so that a thread would only add its own cost. Evidence that first needs collateral
+from a service, and evidence that many policies have to look at, go to threads, where they may take seconds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_QUICK = 2
-_WAITING = 32
+_THREADS = 32
 
 
 class MustWaitError(Exception):
@@ -26,22 +25,22 @@ class Judges:
     """Threads; start when they are needed."""
 
     def __init__(self) -> None:
-        self._quick = ThreadPoolExecutor(_QUICK, thread_name_prefix="judge")
-        self._waiting = ThreadPoolExecutor(_WAITING, thread_name_prefix="judge-waiting")
+        self._waiting = ThreadPoolExecutor(_THREADS, thread_name_prefix="judge")
 
-    async def run(self, judge: Callable[[bool], T]) -> T:
+    async def run(self, judge: Callable[[bool], T], *, at_once: bool = True) -> T:
         """What ``judge`` returns, or raises.
 
         :param judge: is called with whether it may wait; if it may not and must, it raises :class:`MustWaitError`, and
             is called once more where it may.
+        :param at_once: try on the spot first.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._quick, judge, False)
-        except MustWaitError:
-            return await loop.run_in_executor(self._waiting, judge, True)
+        if at_once:
+            try:
+                return judge(False)
+            except MustWaitError:
+                pass
+        return await asyncio.get_running_loop().run_in_executor(self._waiting, judge, True)
 
     def close(self) -> None:
         """Start nothing more."""
-        self._quick.shutdown(wait=False, cancel_futures=True)
         self._waiting.shutdown(wait=False, cancel_futures=True)

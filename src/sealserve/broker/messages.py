@@ -183,9 +183,10 @@ async def read_frame(stream: TlsStream, limit: int) -> bytes:
     return await stream.read_exactly(size)
 
 
-async def write_frame(stream: TlsStream, content: bytes) -> None:
+async def write_frame(stream: TlsStream, content: bytes, *, last: bool = False) -> None:
     """Send one frame.
 
-    :raises TlsConnectionError: the connection broke.
+    :param last: nothing will be sent after it. :raises TlsConnectionError: the connection broke.
     """
-    await stream.write(len(content).to_bytes(4, "big") + content)
+    send = stream.finish if last else stream.write
+    await send(len(content).to_bytes(4, "big") + content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -46,6 +47,7 @@ _log = get_logger(__name__)
 GRACE_SECONDS = 5.0
 """In which connections may finish what they do when a broker stops."""
 _TELL_SECONDS = 0.5
+_LOOK_AGAIN_SECONDS = 2.0
 
 
 class Broker:
@@ -146,6 +148,7 @@ class Broker:
             asyncio.create_task(_summarise(self._decider)),
             asyncio.create_task(keep_collateral_fresh(self._policies)),
             asyncio.create_task(self._tell()),
+            asyncio.create_task(self._look_again()),
         ]
         event(_log, logging.INFO, "broker-listening", address=str(self.address), deployments=list(self.grants))
 
@@ -179,8 +182,10 @@ class Broker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         await self.start(sockets)
-        # What was made until now stays: the garbage collector need not look at it again and again.
+        # What was made until now stays: the garbage collector need not look at it again and again, nor at every
+        # connection that is under way each time that some hundred objects were made.
         gc.freeze()
+        gc.set_threshold(20_000, 50, 50)
         try:
             self._warn()
             if ready is not None:
@@ -245,6 +250,15 @@ class Broker:
             self._tally.write(self._worker, self._counts())
             await asyncio.sleep(_TELL_SECONDS)
 
+    async def _look_again(self) -> None:
+        """After a record that could not be written: find out when records can be written again, without one."""
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            if self.statistics.audit_failure is not None:
+                with contextlib.suppress(SealserveError):
+                    await asyncio.to_thread(self._store.probe_audit, durable=True)
+                    self.statistics.audit_failure = None
+
     async def _converse(self, stream: TlsStream) -> None:
         if self._decider is None:
             raise RuntimeError("the broker was not started")
@@ -284,3 +298,13 @@ def _allow_open_files(wanted: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < wanted:
+            event(
+                _log,
+                logging.WARNING,
+                "few-open-files-allowed",
+                allowed=most,
+                wanted=wanted,
+                hint="Raise the hard limit of open files (LimitNOFILE= of systemd, ulimit -Hn), or lower "
+                "limits: connections.",
+            )

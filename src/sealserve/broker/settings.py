@@ -43,7 +43,7 @@ class Limits(Settings):
     def for_listener(self, workers: int = 1) -> ConnectionLimits:
         """A worker's part of them, in the form that the listener takes them in."""
         return ConnectionLimits(
-            -(-self.connections // workers), -(-self.connections_per_peer // workers), self.handshake_seconds
+            max(1, self.connections // workers), max(1, self.connections_per_peer // workers), self.handshake_seconds
         )
 
 

@@ -38,7 +38,8 @@ class Tally:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        # A place is a mark, which half holds the newest counts, and two halves: a reader never sees half a text.
+        # A place is a number that grows with each writing, and two halves, which are written in turns: the number
+        # says which is whole, and a reader that finds the same number afterwards has not seen half a text.
         self._size = 1 + 2 * _HALF
         self._lock = threading.Lock()
         self._memory = mmap.mmap(-1, workers * self._size)
@@ -50,17 +51,22 @@ class Tally:
             raise ValueError("a worker's counts are too large")
         at = worker * self._size
         with self._lock:
-            half = 1 - self._memory[at]
-            start = at + 1 + half * _HALF
+            number = (self._memory[at] + 1) % 256
+            start = at + 1 + number % 2 * _HALF
             self._memory[start : start + _HEADER.size + len(text)] = _HEADER.pack(len(text)) + text
-            self._memory[at] = half
+            self._memory[at] = number
 
     def read(self, worker: int) -> Counts:
         """What it told last."""
         at = worker * self._size
-        start = at + 1 + self._memory[at] * _HALF
-        (size,) = _HEADER.unpack(self._memory[start : start + _HEADER.size])
-        return _decode(self._memory[start + _HEADER.size : start + _HEADER.size + size]) if size else Counts()
+        while True:
+            number = self._memory[at]
+            start = at + 1 + number % 2 * _HALF
+            half = self._memory[start : start + _HALF]
+            if self._memory[at] == number:
+                break
+        (size,) = _HEADER.unpack(half[: _HEADER.size])
+        return _decode(half[_HEADER.size : _HEADER.size + size]) if size else Counts()
 
 
 def total(counts: Iterable[Counts]) -> Counts:

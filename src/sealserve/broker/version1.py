@@ -38,5 +38,4 @@ async def converse(stream: TlsStream, decider: Decider, *, step_seconds: float) 
         return
     with secret:
         async with asyncio.timeout(step_seconds):
-            await stream.write(RESPONSE + len(secret).to_bytes(4, "big"))
-            await stream.write(secret.reveal())
+            await stream.finish(RESPONSE + len(secret).to_bytes(4, "big"), secret.reveal())

@@ -60,4 +60,4 @@ async def converse(stream: TlsStream, decider: Decider, *, step_seconds: float) 
 
 async def _send(stream: TlsStream, message: Granted | Refused, seconds: float) -> None:
     async with asyncio.timeout(seconds):
-        await write_frame(stream, encode(message))
+        await write_frame(stream, encode(message), last=True)

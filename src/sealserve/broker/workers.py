@@ -32,7 +32,7 @@ from sealserve.ratls.listener import bound_address, listening_sockets
 _log = get_logger(__name__)
 
 _PR_SET_PDEATHSIG = 1
-_PAUSE_SECONDS = 1.0  # before a worker is started anew
+_PAUSE_SECONDS, _LONGEST_PAUSE = 1.0, 30.0  # before a worker is started anew; twice as long each time it soon ends
 _STOP_SECONDS = GRACE_SECONDS + 5.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -71,6 +71,8 @@ class _Parent:
     _children: dict[int, int] = field(default_factory=dict)  # process → worker
     _waiting: dict[int, int] = field(default_factory=dict)  # end of a pipe that tells of readiness → worker
     _due: dict[int, float] = field(default_factory=dict)  # worker → when to start it anew
+    _started: dict[int, float] = field(default_factory=dict)  # worker → when it was started
+    _pauses: dict[int, float] = field(default_factory=dict)  # worker → how long its last pause was
     _ready: set[int] = field(default_factory=set)  # workers that have served
     _stopping: bool = False
 
@@ -97,16 +99,33 @@ class _Parent:
     def _start(self, worker: int) -> None:
         reading, writing = os.pipe()
         parent = os.getpid()
+        self._started[worker] = time.monotonic()
         # A signal that comes before the worker has its own handlers waits for them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-        process = os.fork()
+        problem: str | None = None
+        try:
+            process = os.fork()
+        except OSError as error:
+            process, problem = -1, error.strerror
         if process == 0:
             os.close(reading)
             self._be(worker, parent, writing)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         os.close(writing)
+        if process < 0:
+            os.close(reading)
+            self._later(worker, "worker-not-started", reason=problem)
+            return
         self._children[process] = worker
         self._waiting[reading] = worker
+
+    def _later(self, worker: int, name: str, **fields: object) -> None:
+        """Start a worker anew after a while, which grows as long as it soon ends."""
+        soon = time.monotonic() < self._started[worker] + _LONGEST_PAUSE
+        pause = min(2 * self._pauses[worker], _LONGEST_PAUSE) if soon and worker in self._pauses else _PAUSE_SECONDS
+        self._pauses[worker] = pause
+        self._due[worker] = time.monotonic() + pause
+        event(_log, logging.ERROR, name, worker=worker, **fields, started_anew_seconds=pause)
 
     def _be(self, worker: int, parent: int, ready: int) -> NoReturn:
         """The life of a worker. Errors leave this process as they leave one that has no workers."""
@@ -152,8 +171,7 @@ class _Parent:
             if not serving:
                 self._end()
                 raise SystemExit(code if code > 0 else 1)  # it has said why
-            event(_log, logging.ERROR, "worker-ended", worker=worker, code=code, started_anew_seconds=_PAUSE_SECONDS)
-            self._due[worker] = time.monotonic() + _PAUSE_SECONDS
+            self._later(worker, "worker-ended", code=code)
 
     def _end(self) -> None:
         for listening in self.sockets:  # whoever connects now is to try the next broker

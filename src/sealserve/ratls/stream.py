@@ -52,6 +52,7 @@ class TlsStream:
         self._peer_ended = False
         self._broken = False
         self._closed = False
+        self._said_goodbye = False
 
     @property
     def peer_address(self) -> str:
@@ -169,17 +170,34 @@ class TlsStream:
         """
         view = memoryview(data)
         while view:
+            view = view[await self._send(view[:_CHUNK]) :]
+            await self._flush()
+
+    async def _send(self, data: memoryview) -> int:
+        """Have OpenSSL encrypt ``data``, or its beginning; how much of it."""
+        while True:
             try:
-                sent = self._connection.send(view[:_CHUNK])
+                return self._connection.send(data)
             except SSL.WantReadError:
                 await self._flush()
                 if not await self._fill():
                     raise EndOfStreamError("the connection was cut", clean=False) from None
             except SSL.Error as error:
                 raise self._wrapped("the TLS connection broke", error) from error
-            else:
-                view = view[sent:]
-                await self._flush()
+
+    async def finish(self, *parts: bytes | bytearray | memoryview) -> None:
+        """Send all parts and say goodbye (close_notify), in as few packets as that takes.
+
+        What is encrypted waits in memory until all is. :raises TlsConnectionError: the connection broke.
+        """
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[await self._send(view[:_CHUNK]) :]
+        with contextlib.suppress(SSL.Error):
+            self._connection.shutdown()
+        self._said_goodbye = True
+        await self._flush()
 
     async def close(self) -> None:
         """Say goodbye (close_notify), whichever side is first, and close. Never raises for what the peer does.
@@ -192,10 +210,9 @@ class TlsStream:
         self._closed = True
         try:
             if not self._broken:
-                with contextlib.suppress(SSL.Error):
-                    self._connection.shutdown()
                 async with asyncio.timeout(_LINGER_SECONDS):
-                    await self._flush()
+                    if not self._said_goodbye:
+                        await self.finish()
                     self._tcp.end()
                     await self._drop_rest()
         except (TimeoutError, TlsConnectionError, OSError):

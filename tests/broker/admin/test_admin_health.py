@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from unittest import mock
 
 import pytest
 from admin_parties import add_admin, administered, make_token
@@ -14,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sealserve import __version__
 from sealserve.broker.client import BrokerRefusedError, BrokersUnavailableError
 from sealserve.broker.statistics import SECONDS, Statistics
+from sealserve.broker.store import Store, StoreUnavailableError
 from sealserve.evidence.policy import AppraisalPolicy
 from sealserve.ratls import TlsIdentity
 
@@ -117,6 +120,28 @@ def test_a_broker_that_cannot_record_is_alive_and_not_ready(
             (place.directory / "broker.db").mkdir()
             told = json.dumps((await http("GET", "/readyz")).value)
             assert str(place.directory) not in told
+
+    in_loop(body)
+
+
+def test_a_broker_is_ready_again_when_there_is_room_again_though_nobody_asks_it(
+    place: Place, identity: TlsIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_admin(place)
+    monkeypatch.setattr("sealserve.broker.admin.health._SECONDS", 0.0)
+    monkeypatch.setattr("sealserve.broker.server._LOOK_AGAIN_SECONDS", 0.05)
+
+    async def body() -> None:
+        async with administered(place) as (broker, http):
+            unavailable = mock.patch.object(Store, "probe_audit", side_effect=StoreUnavailableError("the disk is full"))
+            with full_disk(), unavailable:
+                with pytest.raises(BrokersUnavailableError):
+                    await ask(place, broker, identity, timeout=0.5)
+                await asyncio.sleep(0.3)
+                assert broker.statistics.audit_failure == "audit-unavailable"
+            await asyncio.sleep(0.5)
+            assert (await http("GET", "/readyz")).status == 200
+            assert broker.statistics.audit_failure is None
 
     in_loop(body)
 

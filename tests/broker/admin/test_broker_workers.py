@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import pytest
 from admin_parties import add_admin, make_token, trusting
-from broker_parties import WRAP_KEY, Place
+from broker_parties import DIGEST, WRAP_KEY, Place
 from test_broker_process import COMMAND, Process, broker_process
 
 from sealserve.broker.audit import verify_chain
+from sealserve.broker.settings import BrokerSettings
 from sealserve.broker.statistics import Statistics
 from sealserve.broker.tally import Counts, Tally, total
+from sealserve.broker.workers import _Parent
 from sealserve.ratls import TlsIdentity
 
 
@@ -136,6 +139,85 @@ def test_a_broker_whose_workers_cannot_start_ends_with_their_error(two: Place) -
         )
     assert ended.returncode == 6, ended.stderr
     assert "another process does" in ended.stderr
+
+
+def test_a_worker_that_ends_again_and_again_is_started_at_longer_and_longer_intervals(
+    two: Place, identity: TlsIdentity, tmp_path: Path
+) -> None:
+    with broker_process(two, tmp_path) as process:
+        victim = workers_of(process)[0]
+        away = two.directory / "away"
+        (two.directory / "broker.pem").rename(away)
+        os.kill(victim, signal.SIGKILL)
+        process.fetch(identity)  # the other one serves on
+        time.sleep(4.5)  # a second, two seconds, and then four
+        away.rename(two.directory / "broker.pem")
+        until(lambda: len(workers_of(process)) == 2)
+        code, log = process.end()
+    assert code == 0
+    pauses = [entry["started_anew_seconds"] for entry in log if entry.get("event") == "worker-ended"]
+    assert pauses == [1.0, 2.0, 4.0]
+
+
+def test_a_worker_that_the_system_refuses_is_tried_again_and_signals_still_come(
+    two: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = _Parent(BrokerSettings.load(two.write()), [])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    monkeypatch.setattr(os, "fork", lambda: (_ for _ in ()).throw(BlockingIOError(11, "no more processes")))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    parent._start(0)
+    assert list(parent._due) == [0]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_workers_follow_a_rotated_key_and_a_new_master_key(two: Place, identity: TlsIdentity, tmp_path: Path) -> None:
+    def told_by_all(process: Process) -> set[tuple[int, bytes]]:
+        """What several fetches got: more than enough of them to have asked both workers."""
+        grants = [process.fetch(identity).keys["wrap"] for _ in range(12)]
+        return {(key.version, bytes(key.value.reveal())) for key in grants}
+
+    with broker_process(two, tmp_path) as process:
+        with two.administration() as administration:
+            administration.rotate_key("wrap")
+            administration.switch_grant("digits", digest=bytes.fromhex(DIGEST), key_version=4)
+        until(lambda: {version for version, _ in told_by_all(process)} == {4})
+        ((_, value),) = told_by_all(process)
+        assert value != WRAP_KEY
+        with two.store() as store:
+            store.rewrap("test")
+        time.sleep(1.5)  # each has seen it
+        with two.store() as store:
+            store.finish_rewrap()
+        assert told_by_all(process) == {(4, value)}
+        code, _ = process.end()
+    assert code == 0
+    assert verified(two) > 24
+
+
+def test_a_reader_never_sees_half_of_what_a_worker_tells() -> None:
+    tally = Tally(1)
+    done = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            told = Counts(connections=number)
+            told.handshakes.update({f"kind-{index}": number for index in range(number % 200)})
+            tally.write(0, told)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(2000):
+            counts = tally.read(0)
+            assert set(counts.handshakes.values()) <= {counts.connections}
+            assert len(counts.handshakes) == counts.connections % 200
+    finally:
+        done.set()
+        writer.join()
 
 
 def test_counts_survive_the_way_through_shared_memory() -> None:
