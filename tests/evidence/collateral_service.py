@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from evidence_corpus import NOW
 
 from sealserve.evidence import SimulatedPlatform
 
@@ -246,3 +247,17 @@ def fields_of(platform: SimulatedPlatform, *, now: datetime, **settings: timedel
     """The platform's collateral, as its parts."""
     found: dict[str, str] = json.loads(platform.collateral_json(now=now, **settings))
     return found
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self, now: datetime = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now.timestamp()
+
+
+def down(_: CollateralServer, __: str) -> Answer:
+    return 500, {}, b"out of order"
