@@ -278,6 +278,34 @@ def test_a_model_that_is_none_is_refused_and_nothing_is_left(deployment: Path) -
         json.loads(line)
 
 
+def test_replicas_batch_as_the_deployment_says_and_a_wrong_file_is_named_before_anything_is_made(
+    deployment: Path,
+) -> None:
+    file, batching = deployment / "deployment.yaml", deployment / "batching.pbtxt"
+    text = file.read_text()
+    assert "  # batching: batching.pbtxt" in text
+    file.write_text(text.replace("# batching: batching.pbtxt", "batching: batching.pbtxt"))
+    done = sealserve("up", "-d", cwd=deployment)
+    assert (done.returncode, "batching.pbtxt" in done.stderr) == (3, True)
+    batching.write_text("max_batch_size { value: 0 }")
+    done = sealserve("up", "-d", cwd=deployment)
+    assert done.returncode == 3
+    assert "model.batching" in done.stderr
+    assert "max_batch_size must be positive" in done.stderr
+    assert not (deployment / ".sealserve").exists()
+    batching.write_text("max_batch_size { value: 2 } batch_timeout_micros { value: 0 }")
+    assert sealserve("up", "-d", cwd=deployment).returncode == 0
+    try:
+        for rows in (2, 3):
+            (deployment / f"{rows}.json").write_text(json.dumps({"x": list(range(rows))}))
+        assert sealserve("predict", "--input-json", "2.json", cwd=deployment).returncode == 0
+        done = sealserve("predict", "--input-json", "3.json", cwd=deployment)
+        assert done.returncode != 0
+        assert "Task size 3 is larger than maximum" in done.stderr
+    finally:
+        sealserve("down", cwd=deployment)
+
+
 def test_a_start_that_fails_in_its_preparation_leaves_nothing_of_its_own(deployment: Path) -> None:
     before = sorted(deployment.rglob("*"))
     good = (deployment / "deployment.yaml").read_text()

@@ -67,6 +67,12 @@ class ModelSection(Settings):
         description="What openvino computes in. With f32 answers agree with TensorFlow's within 1e-4; bf16 is quicker "
         "on processors that have it, and moves answers visibly.",
     )
+    batching: PathText | None = Field(
+        default=None,
+        description="A file of TensorFlow Serving's batching parameters, as its --batching_parameters_file: replicas "
+        "answer several requests in one run then. No batching if not given. Relative paths start at this file.",
+        examples=["batching.pbtxt"],
+    )
 
     @field_validator("name")
     @classmethod
@@ -234,7 +240,7 @@ class Deployment(Settings):
 
 
 def load_deployment(path: Path) -> Deployment:
-    """Read ``deployment.yaml``; ``model.path`` and ``state`` come out absolute.
+    """Read ``deployment.yaml``; its paths come out absolute.
 
     :raises InputError: there is no such file. :raises ConfigurationError: it is not valid; the error names the line.
     """
@@ -246,9 +252,11 @@ def load_deployment(path: Path) -> Deployment:
         )
     deployment = load_yaml(path, Deployment)
     base = path.absolute().parent
+    model = deployment.model
+    batching = None if model.batching is None else _absolute(base, model.batching)
     return deployment.model_copy(
         update={
-            "model": deployment.model.model_copy(update={"path": _absolute(base, deployment.model.path)}),
+            "model": model.model_copy(update={"path": _absolute(base, model.path), "batching": batching}),
             "state": _absolute(base, deployment.state),
         }
     )

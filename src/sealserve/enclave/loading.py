@@ -13,6 +13,7 @@ from sealserve.errors import ConfigurationError, ModelError
 from sealserve.logs import event, get_logger
 from sealserve.sealing import SealedModel, open_sealed_model
 from sealserve.secret import Secret
+from sealserve.serving.batching import BatchingModel, BatchingParameters
 from sealserve.serving.engine import Engine, LoadedModel
 from sealserve.serving.engines import DEFAULT_ENGINE, create_engine
 from sealserve.serving.model_files import MemoryFiles
@@ -41,8 +42,9 @@ class Storage:
         """Unseal the granted version into memory files and load it. Blocks; the key is not needed afterwards.
 
         :param arguments: the grant's: how to run it.
-        :raises SealError: as :meth:`open`. :raises ModelError: the version is missing, or the engine fails, on the
-            model or on the requests that come with it (``assets.extra/tf_serving_warmup_requests``).
+        :raises SealError: as :meth:`open`. :raises ConfigurationError: an argument is not usable.
+        :raises ModelError: the version is missing, or the engine fails, on the model or on the requests that come with
+            it (``assets.extra/tf_serving_warmup_requests``).
         """
         started = time.monotonic()
         sealed = self.open(model, key)
@@ -53,13 +55,15 @@ class Storage:
                 f"the sealed model has no version {model.version}, which the key broker says to serve",
                 hint="Seal the model with that version, or change the version in the broker's grant.",
             )
-        engine = _engine(arguments)
+        engine, batching = _engine(arguments), _batching(arguments)
         with MemoryFiles() as files:
             for name in names:
                 with files.add(name.removeprefix(version)) as file:
                     sealed.copy_to(name, file)
             unsealed = time.monotonic()
             loaded = engine.load(files)
+            if batching is not None:
+                loaded = BatchingModel(loaded, batching)
             try:
                 warmed_up = warm_up(loaded, files)
             except BaseException:
@@ -77,6 +81,11 @@ class Storage:
             warm_up_requests=warmed_up,
         )
         return loaded
+
+
+def _batching(arguments: Mapping[str, str]) -> BatchingParameters | None:
+    text = arguments.get("batching")
+    return None if text is None else BatchingParameters.from_text(text, source="the grant's argument batching")
 
 
 def _engine(arguments: Mapping[str, str]) -> Engine:

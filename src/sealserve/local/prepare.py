@@ -31,6 +31,7 @@ from sealserve.local.layout import Layout
 from sealserve.local.ports import require_free
 from sealserve.models.saved_model import find_versions, read_saved_model, require_variables
 from sealserve.sealing import SealedModel, generate_wrap_key, open_sealed_model, read_wrap_key, seal_model
+from sealserve.serving.batching import BatchingParameters
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -122,7 +123,8 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address, Addr
 
     :returns: nginx, and the addresses of broker, gateway and REST, if there is any, with their ports settled.
     :raises ModelError: there is no model. :raises MachineError: there is no nginx, or a port is taken.
-    :raises ConfigurationError: nginx cannot take the working directory's path.
+    :raises ConfigurationError: nginx cannot take the working directory's path, or batching cannot be as it is asked
+        for.
     """
     require_usable_path(Layout(deployment.state.absolute()).nginx)
     if not deployment.model.path.exists():
@@ -132,11 +134,25 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address, Addr
             hint=f"Put a SavedModel there, below a directory for its version, or take one that is known: `{fetch}`.",
         )
     find_versions(deployment.model.path)
+    read_batching(deployment)
     nginx = find_nginx()
     broker = require_free(deployment.broker.listen, setting="broker.listen")
     gateway = require_free(deployment.gateway.listen, setting="gateway.listen")
     rest = deployment.gateway.rest_listen
     return nginx, broker, gateway, None if rest is None else require_free(rest, setting="gateway.rest_listen")
+
+
+def read_batching(deployment: Deployment) -> str:
+    """The batching parameters as text, which is empty for none.
+
+    :raises InputError: the file cannot be read. :raises ConfigurationError: it says what cannot be.
+    """
+    path = deployment.model.batching
+    if path is None:
+        return ""
+    text = read_file(path).decode(errors="replace")
+    BatchingParameters.from_text(text, source=f"{path}, which model.batching names,")
+    return text
 
 
 def prepare_platform(layout: Layout) -> None:
@@ -299,7 +315,8 @@ def _fill_store(deployment: Deployment, layout: Layout, model: PreparedModel) ->
                         "engine": deployment.model.engine,
                         "precision": deployment.model.precision,
                         "threads": str(deployment.replicas.threads_each),
-                    },
+                    }
+                    | ({"batching": batching} if (batching := read_batching(deployment)) else {}),
                 }
             )
         )
