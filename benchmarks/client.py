@@ -33,9 +33,12 @@ from sealserve.client.bench import Plan, measure, measure_verification
 from sealserve.client.endpoint import Endpoint
 from sealserve.client.with_grpcio import verified_channel
 from sealserve.client.with_grpcio.proxy import Proxy
+from sealserve.enclave.receipts import ReceiptKey
 from sealserve.evidence import AppraisalPolicy, SimulatedAttester, SimulatedEnclave, create_simulated_platform
 from sealserve.logs import configure
 from sealserve.ratls import client_report_data, create_identity
+from sealserve.serving.in_use import LoadedVersion
+from sealserve.serving.receipts import wish_of
 from sealserve.wire import attestation_pb2
 from sealserve.wire.tensorflow_serving_pb2 import PredictRequest, PredictResponse
 from sealserve.wire.tensors import from_numpy, to_numpy
@@ -142,6 +145,9 @@ def make_sides(
         yield {
             BARE: by_stub(bare),
             "Client": lambda array: client.predict({"x": array}, model="classifier").outputs["y"],
+            "Client, with a receipt": lambda array: client.predict(
+                {"x": array}, model="classifier", receipt=True
+            ).outputs["y"],
             "verified channel under a stub": by_stub(verified),
             "AsyncClient, asked from another thread": lambda array: run_in_loop(
                 own.predict({"x": array}, model="classifier")
@@ -201,6 +207,13 @@ def serve_proxy(connection: Connection, target: str, policy: str) -> None:
     asyncio.run(run_proxy())
 
 
+class Unused:
+    """In the place of a model, which this server has not."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
 def serve(connection: Connection, directory: str) -> None:
     """The server's process: runs until the other end of ``connection`` closes."""
     attester = SimulatedAttester(Path(directory) / "platform", ENCLAVE)
@@ -210,13 +223,22 @@ def serve(connection: Connection, directory: str) -> None:
     answer.outputs["y"].CopyFrom(from_numpy(np.zeros((1, 1000), np.float32)))
     reply = answer.SerializeToString()
 
+    receipts = ReceiptKey(identity.spki_digest)
+    claims = attestation_pb2.Claims(receipt_key=receipts.public_key).SerializeToString()
+    used = [("classifier", LoadedVersion(0, Unused(), digest=bytes(32)))]
+
+    def predict(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if (wish := wish_of(context, receipts, PREDICT)) is not None:
+            wish.grant(request, reply, used, context)
+        return reply
+
     def evidence(request: bytes, _: grpc.ServicerContext) -> bytes:
         nonce = attestation_pb2.EvidenceRequest.FromString(request).nonce
-        quote = attester.quote(client_report_data(nonce, identity.spki_digest, b""))
-        return attestation_pb2.EvidenceResponse(quote=quote).SerializeToString()
+        quote = attester.quote(client_report_data(nonce, identity.spki_digest, claims))
+        return attestation_pb2.EvidenceResponse(quote=quote, claims=claims).SerializeToString()
 
     methods = {
-        "tensorflow.serving.PredictionService": {"Predict": lambda *_: reply},
+        "tensorflow.serving.PredictionService": {"Predict": predict},
         "sealserve.v1.Attestation": {"GetEvidence": evidence},
     }
     server = grpc.server(ThreadPoolExecutor(8), options=LARGE)

@@ -48,6 +48,52 @@ def test_everything_is_counted(run, replica, policy_file):
     assert found["request_bytes"] == 2 * 224 * 224 * 3
 
 
+def test_what_was_measured_is_written_and_drawn(run, replica, policy_file, tmp_path):
+    common = (replica.target, "--policy", policy_file, "-c", "1", "-c", "2", "--count", "12")
+    result = run(*common, "--output", "bench.json", "--plot", "bench.svg")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "bench.json").read_text())
+    for row in found["results"]:
+        assert row["replica_latency_ms"].keys() == row["replicas"].keys() == {"replica-1"}
+        assert row["replica_latency_ms"]["replica-1"] == row["latency_ms"]
+        assert 0 < row["client_cpu_share"] < 2
+        assert row["begun_late_ms"] is None
+    drawn = (tmp_path / "bench.svg").read_text()
+    assert drawn.startswith("<?xml")
+    assert drawn.count("<!-- ") > 20, "axes, labels and lines"
+
+
+def test_a_plot_that_cannot_be_written_is_told_before_anything_is_measured(run, replica, policy_file):
+    for name in ("plot.txt", "missing/plot.svg"):
+        result = run(replica.target, "--policy", policy_file, "--count", "1", "--plot", name)
+        assert isinstance(result.exception, InputError)
+    assert replica.log == []
+
+
+def test_how_late_an_open_loop_began_is_told(start_good, policy):
+    def predict(message, context):
+        if replica.predicted == 1:
+            time.sleep(0.3)
+        return replica.honest_predict(message, context)
+
+    replica = start_good(predict=predict)
+    outcome = measured(replica, policy, Plan(1, count=5, rate=100))
+    assert outcome.most_late > 0.2
+    assert outcome.as_dict()["begun_late_ms"] > 200
+
+
+def test_the_spread_over_replicas_is_told_of_each(replica, second_replica, policy, balance):
+    target = balance(replica.target, second_replica.target).target
+
+    async def main():
+        async with AsyncClient(target, policy, max_connections=2) as client:
+            return await measure(client, INPUTS, Plan(2, count=30), model="classifier", batch=1)
+
+    outcome = asyncio.run(main())
+    assert set(outcome.replicas) == {"replica-1", "replica-2"}
+    assert sum(latencies.count for latencies in outcome.replicas.values()) == outcome.latencies.count == 30
+
+
 def test_people_get_a_table(run, replica, policy_file):
     result = run(replica.target, "--policy", policy_file, "--duration", "0.2", "--rate", "50")
     assert result.exit_code == 0, result.output

@@ -131,9 +131,9 @@ def test_evidence_says_both_while_either_may_answer(parties: Parties, monkeypatc
     parties.storage.holds = NEW
     real, seen = parties.core.replace, []
 
-    def switch(*arguments: Any) -> None:
+    def switch(*arguments: Any, **named: Any) -> None:
         seen.append(list(parties.attestation.announced))
-        real(*arguments)
+        real(*arguments, **named)
 
     monkeypatch.setattr(parties.core, "replace", switch)
     parties.take(NEW, previous=OLD)

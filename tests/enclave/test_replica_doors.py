@@ -19,6 +19,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from replica_parties import Place, Process
 
 from sealserve.client import attest
+from sealserve.client.receipt_files import read_receipt_file
+from sealserve.client.receipt_report import judge_receipt
 from sealserve.ratls import spki_digest
 from sealserve.wire.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from sealserve.wire.tensorflow_serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
@@ -72,6 +74,23 @@ def test_rest_answers_with_the_key_that_the_evidence_binds(running: Running) -> 
     status, answer, key = running.ask("POST", "/v1/models/m:predict", {"instances": [1, 2.5]})
     assert (status, answer) == (200, {"predictions": [2.0, 5.0]})
     assert key == verified.spki_digest
+
+
+def test_a_replica_gives_receipts_that_are_proof_without_it(running: Running, tmp_path: Path) -> None:
+    with running.place.client(running.process) as client:
+        answer = client.predict({"x": np.array([1, 2.5], np.float32)}, model="m", receipt=True)
+        infer = ModelInferRequest(model_name="m")
+        infer.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp32_contents.append(3)
+        reply = client.call(INFER, infer.SerializeToString(), receipt=True)
+    assert answer.receipt is not None
+    assert reply.receipt is not None
+    assert answer.outputs["y"].tolist() == [2.0, 5.0]
+    assert {answer.receipt.statement.digest, reply.receipt.statement.digest} == {running.place.first}
+    for number, receipt in enumerate((answer.receipt, reply.receipt)):
+        path = tmp_path / f"{number}.json"
+        receipt.save(path, messages=True)
+        report = judge_receipt(read_receipt_file(path), running.place.client_policy())
+        assert report.accepted, report.error
 
 
 def test_rest_tells_status_and_readiness(running: Running) -> None:

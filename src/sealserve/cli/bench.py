@@ -26,6 +26,7 @@ from sealserve.errors import InputError
 if TYPE_CHECKING:
     from sealserve.client.bench import Outcome
 
+_BUSY = 0.9  # of a core: one process of Python has no more
 _COUNT = click.IntRange(min=1, max=4096)
 
 
@@ -53,6 +54,8 @@ _COUNT = click.IntRange(min=1, max=4096)
 @click.option("-img", "--image", "picture", type=FILE, help="A picture to send; a dummy if not given.")
 @click.option("-ca", "--roots", "roots", type=FILE, help="Certificates that the server's must lead to.")
 @insecure_option
+@click.option("--plot", "plot_file", type=FILE, help="Draw latencies and throughput into this file (.svg, .png, .pdf).")
+@click.option("-o", "--output", type=FILE, help="Write the JSON object into this file, beside what is printed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
     *,
@@ -63,6 +66,8 @@ def bench(
     model: str | None,
     insecure_without_evidence: bool,
     roots: Path | None,
+    plot_file: Path | None,
+    output: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -71,8 +76,13 @@ def bench(
     --timeout is for each request. With --rate a request's latency counts from when it was due.
     """
     from sealserve.client import OwnerCertificates
+    from sealserve.files import write_atomically
 
     quiet()
+    if plot_file is not None:
+        from sealserve.client.bench_plot import check_plot
+
+        check_plot(plot_file)
     if options["duration"] and options["count"]:
         raise InputError("a measurement has a duration or a count: give one of the two")
     where = endpoint(
@@ -81,7 +91,15 @@ def bench(
         certificates=OwnerCertificates(roots=roots) if roots else None,
         target_is="TARGET (HOST:PORT)",
     )
-    result = asyncio.run(_run(where, **options))
+    result, outcomes = asyncio.run(_run(where, **options))
+    if output is not None:
+        write_atomically(output, json.dumps(result, indent=1) + "\n")
+    if plot_file is not None:
+        from sealserve.client.bench_plot import plot
+
+        plot(
+            outcomes, plot_file, f"{result['model']} at {result['target']}, {result['request_bytes']:,} bytes a request"
+        )
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -99,7 +117,7 @@ async def _run(
     warm_up: int,
     picture: Path | None,
     timeout: float,  # noqa: ASYNC109 - of each request
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[Outcome]]:
     from sealserve.client.aio import AsyncClient
     from sealserve.client.bench import Plan, measure, measure_verification
     from sealserve.client.endpoint import Endpoint as Attested
@@ -107,6 +125,7 @@ async def _run(
     from sealserve.client.workload import dummy_inputs, picture_inputs
 
     loaded = load_image(picture) if picture else None
+    outcomes: list[Outcome] = []
     result: dict[str, Any] = {"target": where.target, "attested": where.policy is not None}
     if where.policy is not None:
         attested = Attested.attested(where.target, where.server_name, where.certificates)
@@ -130,22 +149,26 @@ async def _run(
             seconds = duration or (None if count else 10.0)
             plan = Plan(level, seconds=seconds, count=count, rate=rate, timeout=timeout)
             outcome = await measure(client, inputs, plan, model=model, batch=batch, tick=_progress())
+            outcomes.append(outcome)
             result["results"].append(outcome.as_dict())
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
-    return result
+    return result, outcomes
 
 
 def _progress() -> Any:
     """Draws a line on a terminal, ten times a second at most."""
-    drawn = 0.0
+    drawn, began = 0.0, time.monotonic()
 
     def tick(outcome: Outcome) -> None:
         nonlocal drawn
         now = time.monotonic()
         if sys.stderr.isatty() and now - drawn > 0.1:
             drawn = now
-            done = f"{outcome.latencies.count} answers, {sum(outcome.errors.values())} errors"
+            latencies, plan = outcome.latencies, outcome.plan
+            done = f"{latencies.count}{f' of {plan.count}' if plan.count else ''} answers, "
+            done += f"{sum(outcome.errors.values())} errors, p50 {latencies.percentile(50) * 1000:.1f} ms, "
+            done += f"{now - began:.0f}{f' of {plan.seconds:g}' if plan.seconds else ''} s"
             click.echo(f"\r\x1b[K{outcome.plan.concurrency} at a time: {done}", nl=False, err=True)
 
     return tick
@@ -179,8 +202,20 @@ def _show(result: dict[str, Any]) -> None:
         table.add_row(str(row["concurrency"]), *rates, *shown, str(sum(row["errors"].values())))
     console.print(table)
     for row in result["results"]:
-        spread = ", ".join(f"{name} {count}" for name, count in row["replicas"].items())
+        of_each = row["replica_latency_ms"]
+        spread = ", ".join(
+            f"{name} {count} (p50 {of_each[name]['p50']:.2f} ms, p99 {of_each[name]['p99']:.2f} ms)"
+            for name, count in row["replicas"].items()
+        )
         failed = ", ".join(f"{name} {count}" for name, count in row["errors"].items())
         console.print(
-            f"{row['concurrency']} at once: answered by {spread or 'nobody'}" + (f"; {failed}" if failed else "")
+            f"{row['concurrency']} at once: answered by {spread or 'nobody'}" + (f"; {failed}" if failed else ""),
+            soft_wrap=True,
         )
+        if row["client_cpu_share"] > _BUSY:
+            console.print(
+                f"{row['concurrency']} at once: this program took {row['client_cpu_share'] * 100:.0f} % of a core, and "
+                "measured itself; share the load among several",
+                style="yellow",
+                soft_wrap=True,
+            )

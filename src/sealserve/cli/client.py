@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from sealserve.cli.client_options import FILE, endpoint, endpoint_options, quiet
+from sealserve.errors import InputError
 
 
 @click.command(short_help="Check the replica, send it inputs, print the answer.")
@@ -39,6 +40,8 @@ from sealserve.cli.client_options import FILE, endpoint, endpoint_options, quiet
     show_default=True,
     help="Range of the pixels where the model takes floating-point numbers.",
 )
+@click.option("--receipt", type=FILE, help="Ask for a receipt, and keep it in this file with the evidence.")
+@click.option("--receipt-with-messages", is_flag=True, help="Keep request and answer in that file, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def predict(
     *,
@@ -62,6 +65,8 @@ def predict(
     from sealserve.client.job import Job, run
 
     quiet()
+    if request["receipt_with_messages"] and not request["receipt"]:
+        raise InputError("--receipt-with-messages goes with --receipt")
     job = Job.from_options(**request)
     where = endpoint(deployment_file, target, policy, server_name, model)
     console = Console(highlight=False, quiet=as_json)
@@ -69,5 +74,7 @@ def predict(
         verified = client.verify(timeout=timeout)
         show_verified(console, verified)
         results = [result.as_dict() for result in run(client, job, where.model, console, timeout=timeout)]
+    if request["receipt"] and not as_json:
+        console.print(f"The receipt is kept in {request['receipt']}.", soft_wrap=True)
     if as_json:
         click.echo(json.dumps({"verified": verified.as_dict(), "predictions": results}))

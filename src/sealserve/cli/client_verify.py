@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,7 +13,23 @@ from sealserve.cli.client_options import FILE, endpoint, endpoint_options, quiet
 from sealserve.errors import InputError
 
 
-@click.command(short_help="Check a replica, and report every check.")
+class _WithReceipts(click.Command):
+    """TARGET is HOST:PORT; the word `receipt` in its place is a command of its own."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] != ["receipt"]:
+            return super().make_context(info_name, args, parent, **extra)
+        from sealserve.cli.client_receipt import receipt
+
+        return receipt.make_context(f"{info_name} receipt", args[1:], parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command(cls=_WithReceipts, short_help="Check a replica, and report every check.")
 @click.argument("target", required=False)
 @endpoint_options
 @click.option("--save", type=FILE, help="Keep the evidence in this file, whatever the policy says of it.")
@@ -36,6 +53,8 @@ def verify(
     """Check the replica at TARGET (HOST:PORT) and report every check.
 
     Nothing but a random nonce is sent. The exit code is 0 if the replica is accepted and 4 if it is not.
+
+    `sealserve verify receipt FILE` checks a receipt that was kept, see `sealserve verify receipt --help`.
     """
     from rich.console import Console
 

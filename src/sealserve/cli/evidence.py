@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-def _time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+def read_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """An option's time as seconds since 1970."""
     if value is None:
         return None
     try:
@@ -78,7 +79,11 @@ def show(file: Path, *, as_json: bool) -> None:
 @click.argument("file", type=_FILE)
 @click.option("--policy", "policy_file", type=_FILE, required=True, help="What evidence to accept.")
 @click.option(
-    "--time", "now", metavar="TIME", callback=_time, help="Judge at this time (UTC if it has no zone) instead of now."
+    "--time",
+    "now",
+    metavar="TIME",
+    callback=read_time,
+    help="Judge at this time (UTC if it has no zone) instead of now.",
 )
 @click.option("--report-data", metavar="HEX", callback=_report_data, help="The 64 bytes that the quote must be over.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

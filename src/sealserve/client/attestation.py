@@ -33,7 +33,7 @@ from sealserve.client.server_name import DEFAULT_SERVER_NAME, check_server_name
 from sealserve.client.status import Code, error_of, printable
 from sealserve.client.tls import OwnerCertificates, Peer, TlsFacts, client_context
 from sealserve.client.transport import connect
-from sealserve.evidence import AppraisalPolicy, VerifiedEvidence
+from sealserve.evidence import AppraisalPolicy, Collateral, VerifiedEvidence
 from sealserve.ratls.binding import client_report_data
 from sealserve.wire import attestation_pb2
 
@@ -61,10 +61,14 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Claims:
-    """What a replica says of itself, bound into its evidence."""
+    """What a replica says of itself, bound into its evidence.
+
+    :param receipt_key: SubjectPublicKeyInfo (DER) of the key that signs its receipts; empty if it gives none.
+    """
 
     replica: str
     models: tuple[ServedModel, ...]
+    receipt_key: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class VerifiedReplica:
 
     :param certificate_pem: of the connection that was checked. :param spki_digest: SHA-256 of its public key.
     :param nonce: what the evidence is fresh for. :param verified_at: by this machine's clock, UTC.
+    :param presented: the evidence itself, to be kept. :param collateral: that it was judged with.
     """
 
     evidence: VerifiedEvidence
@@ -101,6 +106,8 @@ class VerifiedReplica:
     claims: Claims
     nonce: bytes
     verified_at: datetime
+    presented: PresentedEvidence | None = None
+    collateral: Collateral | None = None
 
     @property
     def name(self) -> str:
@@ -210,7 +217,8 @@ def judge(presented: PresentedEvidence, policy: AppraisalPolicy) -> VerifiedRepl
 
     :raises EvidenceError: it is not genuine or not bound. :raises PolicyRefusedError: the policy does not accept it.
     """
-    evidence = policy.appraise(presented.quote, report_data=presented.report_data)
+    appraisal = policy.appraise_with_steps(presented.quote, report_data=presented.report_data)
+    evidence = appraisal.require()
     claims = parse_claims(presented.claims)
     check_models(claims, policy)
     return VerifiedReplica(
@@ -220,6 +228,8 @@ def judge(presented: PresentedEvidence, policy: AppraisalPolicy) -> VerifiedRepl
         claims=claims,
         nonce=presented.nonce,
         verified_at=datetime.now(UTC),
+        presented=presented,
+        collateral=appraisal.collateral,
     )
 
 
@@ -235,7 +245,7 @@ def parse_claims(data: bytes) -> Claims:
     if len(claims.models) > _MAX_MODELS or any(len(model.digest) != 32 for model in claims.models):
         raise EvidenceMissingError("the replica's claims are malformed: too many models, or a digest of a wrong size")
     models = tuple(ServedModel(_name(model.name), model.version, model.digest) for model in claims.models)
-    return Claims(_name(claims.replica), models)
+    return Claims(_name(claims.replica), models, claims.receipt_key)
 
 
 def _name(text: str) -> str:

@@ -45,21 +45,39 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What one measurement gave. Failed requests are in ``errors``, by cause, and in no latency."""
+    """What one measurement gave. Failed requests are in ``errors``, by cause, and in no latency.
+
+    :param replicas: the latencies of each. :param most_late: seconds by which a request of an open loop was begun after
+        it was due, at most.
+    """
 
     plan: Plan
     batch: int
     latencies: Histogram = field(default_factory=Histogram)
     errors: Counter[str] = field(default_factory=Counter)
-    replicas: Counter[str] = field(default_factory=Counter)
+    replicas: dict[str, Histogram] = field(default_factory=dict)
+    most_late: float = 0.0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
+    @property
+    def label(self) -> str:
+        """What was measured, in a few words."""
+        return f"{self.plan.concurrency} at once" + (f", {self.plan.rate:g}/s" if self.plan.rate else "")
+
+    @property
+    def per_second(self) -> float:
+        """Answers a second."""
+        return self.latencies.count / max(self.seconds, 1e-9)
+
+    @property
+    def cpu_share(self) -> float:
+        """How much of one core the load generator took. Near 1, it measured itself: a process has no more."""
+        return self.cpu_seconds / max(self.seconds, 1e-9)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready form; latencies in milliseconds."""
-        done, elapsed = self.latencies.count, max(self.seconds, 1e-9)
-        shown = {f"p{percent:g}": self.latencies.percentile(percent) for percent in PERCENTILES}
-        shown |= {"mean": self.latencies.mean, "max": self.latencies.most}
+        done = self.latencies.count
         return {
             "concurrency": self.plan.concurrency,
             "rate": self.plan.rate,
@@ -67,12 +85,29 @@ class Outcome:
             "requests": done,
             "errors": dict(self.errors),
             "seconds": round(self.seconds, 3),
-            "requests_per_second": round(done / elapsed, 2),
-            "inputs_per_second": round(done * self.batch / elapsed, 2),
-            "latency_ms": {name: round(value * 1000, 3) for name, value in shown.items()},
+            "requests_per_second": round(self.per_second, 2),
+            "inputs_per_second": round(self.per_second * self.batch, 2),
+            "latency_ms": _milliseconds(self.latencies),
             "client_cpu_ms_per_request": round(self.cpu_seconds * 1000 / max(done, 1), 3),
-            "replicas": dict(self.replicas.most_common()),
+            "client_cpu_share": round(self.cpu_share, 3),
+            "begun_late_ms": None if self.plan.rate is None else round(self.most_late * 1000, 3),
+            "replicas": {name: latencies.count for name, latencies in self._by_count()},
+            "replica_latency_ms": {name: _milliseconds(latencies) for name, latencies in self._by_count()},
         }
+
+    def answered(self, replica: str, seconds: float) -> None:
+        """An answer came."""
+        self.latencies.add(seconds)
+        self.replicas.setdefault(replica, Histogram()).add(seconds)
+
+    def _by_count(self) -> list[tuple[str, Histogram]]:
+        return sorted(self.replicas.items(), key=lambda item: -item[1].count)
+
+
+def _milliseconds(latencies: Histogram) -> dict[str, float]:
+    shown = {f"p{percent:g}": latencies.percentile(percent) for percent in PERCENTILES}
+    shown |= {"mean": latencies.mean, "max": latencies.most}
+    return {name: round(value * 1000, 3) for name, value in shown.items()}
 
 
 async def measure(
@@ -101,13 +136,13 @@ async def measure(
                 return
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
+            outcome.most_late = max(outcome.most_late, time.perf_counter() - due)
             try:
                 answer = await client.predict(inputs, model=model, timeout=plan.timeout)
             except UnavailableError as error:
                 outcome.errors[error.reason] += 1
             else:
-                outcome.latencies.add(time.perf_counter() - due)
-                outcome.replicas[answer.replica] += 1
+                outcome.answered(answer.replica, time.perf_counter() - due)
             tick(outcome)
 
     try:

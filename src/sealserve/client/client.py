@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -26,6 +27,7 @@ from sealserve.client.messages import (
 )
 from sealserve.client.metadata import FIELD, ModelMetadata, read_metadata
 from sealserve.client.pool import Borrowed, VerifiedPool
+from sealserve.client.receipts import ReceiptWish
 from sealserve.client.reply import Reply
 from sealserve.client.retries import RETRIED, Retries
 from sealserve.client.settings import DEFAULT_SIGNATURE, DEFAULT_TIMEOUT, Limits, require_policy
@@ -54,30 +56,38 @@ class Caller:
         signature: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         outputs: Iterable[str] = (),
+        receipt: bool = False,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Prediction:
         """Run a model.
 
         :param inputs: an array for each input of the signature; arrays must not change until this returns.
         :param version: the newest that is served, if None. :param outputs: names of those to return; all if empty.
+        :param receipt: ask for one, which is checked and kept with the answer (``docs/receipts.md``).
         :param timeout: seconds for all of it.
-        :raises TrustError: the server is not accepted; nothing of the inputs was sent to it.
+        :raises TrustError: the server is not accepted; nothing of the inputs was sent to it. Or its receipt is missing
+            or wrong; the answer is withheld.
         :raises InputError: the server says that the request is wrong, or an input has no TensorFlow type.
         :raises UnavailableError: no server answered in time.
         """
         started = time.monotonic()
         deadline = Deadline(timeout)
         message = predict_request(inputs, model=model, signature=signature, version=version, outputs=outputs)
+        wish = self._wish(PREDICT, message) if receipt else None
 
         def read(reply: Reply, borrowed: Borrowed) -> PredictResponse:
             response = parse(PredictResponse, require_success(reply).message)
             spec = response.model_spec
             self._pool.check_answer(borrowed, spec.name, spec.version.value, deadline)
+            if wish is not None:
+                answered = (spec.name, spec.version.value)
+                wish.check(reply, borrowed.verified, self._pool.policy, answered=answered)
             return response
 
-        response, replica = self._call(PREDICT, message, deadline, read)
+        response, replica = self._call(PREDICT, message, deadline, read, wish=wish)
         arrays = read_outputs(response, self._max_reply)
-        return Prediction(arrays, response.model_spec.version.value, replica, time.monotonic() - started)
+        checked = wish.receipt if wish else None
+        return Prediction(arrays, response.model_spec.version.value, replica, time.monotonic() - started, checked)
 
     def metadata(self, model: str, *, version: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> ModelMetadata:
         """The signatures of a model; errors as :meth:`predict`."""
@@ -89,13 +99,22 @@ class Caller:
         )
         return read_metadata(parse(GetModelMetadataResponse, reply.message))
 
-    def call(self, method: str, message: bytes, *, metadata: Metadata = (), timeout: float = DEFAULT_TIMEOUT) -> Reply:
+    def call(
+        self,
+        method: str,
+        message: bytes,
+        *,
+        metadata: Metadata = (),
+        receipt: bool = False,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Reply:
         """Call any unary method, whose messages this client does not know.
 
         It is repeated only when it is certain that no server began with it. A status that the server gives is in the
         reply and is not raised.
 
         :param method: ``/package.Service/Method``. :param message: serialized. :param metadata: to send along.
+        :param receipt: as of :meth:`predict`; it is in the reply, if that has a message.
         :raises TrustError: the server is not accepted. :raises UnavailableError: no server answered in time.
         :raises InputError: method or metadata cannot be sent.
         """
@@ -104,9 +123,16 @@ class Caller:
         def read(reply: Reply, borrowed: Borrowed) -> Reply:
             if self._pool.lists_models and (answering := answering_model(method, reply)):
                 self._pool.check_answer(borrowed, *answering, deadline)
+            if wish is not None and not reply.status:
+                return replace(reply, receipt=wish.check(reply, borrowed.verified, self._pool.policy))
             return reply
 
-        return self._call(method, [message], deadline, read, metadata, repeatable=False)[0]
+        wish = self._wish(method, [message]) if receipt else None
+        return self._call(method, [message], deadline, read, metadata, repeatable=False, wish=wish)[0]
+
+    def _wish(self, method: str, message: Sequence[bytes | memoryview]) -> ReceiptWish:
+        require_evidence_for_receipts(self._pool.policy)
+        return ReceiptWish(method, message)
 
     def drop_connections(self) -> None:
         """Let later calls make new connections, which a balancer may send to other replicas."""
@@ -134,7 +160,10 @@ class Caller:
         metadata: Metadata = (),
         *,
         repeatable: bool = True,
+        wish: ReceiptWish | None = None,
     ) -> tuple[_Result, VerifiedReplica | None]:
+        if wish is not None:
+            metadata = (*metadata, *wish.metadata)
         retries = Retries(deadline, repeatable=repeatable)
         while True:
             if self._closed:
@@ -144,7 +173,12 @@ class Caller:
                 with self._pool.borrow(deadline) as borrowed:
                     sent = True
                     reply = borrowed.connection.call(
-                        method, message, deadline=deadline, max_reply=self._max_reply, metadata=metadata
+                        method,
+                        message,
+                        deadline=deadline,
+                        max_reply=self._max_reply,
+                        metadata=metadata,
+                        while_waiting=wish.hash_request if wish else None,
                     )
                     return (read(reply, borrowed), borrowed.replica)
             except RETRIED as error:
@@ -220,6 +254,12 @@ class InsecureClient(Caller):
         endpoint = Endpoint.by_certificate(target, server_name, certificates)
         judgements = Judgements(endpoint.address, max_age=1.0)
         super().__init__(VerifiedPool(endpoint, None, judgements, max_connections=max_connections), limits)
+
+
+def require_evidence_for_receipts(policy: AppraisalPolicy | None) -> None:
+    """:raises InputError: there is no policy: nobody would know whose signature it is."""
+    if policy is None:
+        raise InputError("a receipt was asked for without evidence", hint="Use Client, with a policy.")
 
 
 def require_success(reply: Reply) -> Reply:

@@ -14,7 +14,10 @@ from rich.text import Text
 from sealserve.client.attestation import VerifiedReplica
 from sealserve.client.labels import Ranked
 from sealserve.client.messages import Prediction
-from sealserve.client.report import Report
+from sealserve.client.receipt_report import ReceiptReport
+from sealserve.client.report import Check, Report
+from sealserve.client.status import printable
+from sealserve.errors import SealserveError
 
 SIMULATED = "SIMULATED - NO PROTECTION"
 
@@ -37,12 +40,41 @@ def show_report(console: Console, report: Report) -> None:
     if report.evidence is not None and report.evidence.simulated:
         console.print(_simulated_banner())
     console.print()
-    titles = max((len(check.title) for check in report.checks), default=0)
+    _show_checks(console, report.checks)
+    _show_outcome(console, report)
+
+
+def show_receipt(console: Console, report: ReceiptReport, name: str) -> None:
+    """Print every check of a receipt, and the outcome."""
+    console.print(Text.assemble("Checking the receipt in ", (name, "bold")))
+    if report.evidence is not None and report.evidence.simulated:
+        console.print(_simulated_banner())
+    console.print()
+    _show_checks(console, report.checks)
+    statement = report.statement
+    if not report.accepted or statement is None or report.claims is None:
+        console.print(Text("REFUSED", "bold red"))
+        _show_error(console, report.error)
+        return
+    console.print(
+        Text.assemble(
+            ("ACCEPTED", "bold green"),
+            f"  {printable(statement.model)} version {statement.version} answered, on {report.claims.replica}",
+        )
+    )
+    console.print(Text(f"Model digest {statement.digest.hex()}"))
+    console.print(Text(f"The evidence was judged as of {report.judged_on}, with the collateral in the file."))
+    if report.evidence is not None and report.evidence.simulated:
+        console.print(Text("This platform is simulated: whoever runs it can sign what they like.", "yellow"))
+
+
+def _show_checks(console: Console, checks: Sequence[Check]) -> None:
+    titles = max((len(check.title) for check in checks), default=0)
     # Beside their titles where there is room for it, else below them.
     width = _width(console)
     beside = width >= _MARK + titles + 2 + _ENOUGH
     indent = _MARK + titles + 2 if beside else _MARK
-    for check in report.checks:
+    for check in checks:
         mark, style = _MARKS[check.outcome]
         lines = textwrap.wrap(check.detail, max(width - indent, 20)) or [""]
         head = Text.assemble((f"{mark:<{_MARK}}", style), (check.title, "" if beside else "bold"))
@@ -52,7 +84,6 @@ def show_report(console: Console, report: Report) -> None:
         for line in lines:
             _print(console, Text(" " * indent + line))
     console.print()
-    _show_outcome(console, report)
 
 
 def _show_outcome(console: Console, report: Report) -> None:
@@ -72,8 +103,12 @@ def _show_outcome(console: Console, report: Report) -> None:
                 console.print(Text("This platform is simulated: whoever runs it can read what you send.", "yellow"))
         return
     console.print(Text.assemble(("REFUSED", "bold red"), f"  in {milliseconds}"))
-    if report.error is not None:
-        for text in filter(None, (report.error.message, report.error.hint)):
+    _show_error(console, report.error)
+
+
+def _show_error(console: Console, error: SealserveError | None) -> None:
+    if error is not None:
+        for text in filter(None, (error.message, error.hint)):
             for line in text.splitlines():
                 for piece in textwrap.wrap(line, _width(console), break_long_words=False, break_on_hyphens=False):
                     _print(console, Text(piece))

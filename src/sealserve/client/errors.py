@@ -45,6 +45,14 @@ class StoredEvidenceAlteredError(EvidenceError):
     """A file with evidence says in plain text something else than what its quote is bound to."""
 
 
+class ReceiptMissingError(EvidenceError):
+    """A receipt was asked for, and none came with the answer, or nobody could vouch for it."""
+
+
+class ReceiptMismatchError(EvidenceError):
+    """A receipt is genuine, and for something else: another request, answer, nonce, replica, model or time."""
+
+
 class ModelNotAcceptedError(PolicyRefusedError):
     """The enclave is accepted, but it serves a model whose digest the policy does not list."""
 

@@ -6,7 +6,7 @@ Here the caller holds the connection: what was attested on it is what answers on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sealserve.client.deadline import Deadline
 from sealserve.client.errors import ConnectionLostError, MalformedReplyError
@@ -64,12 +64,14 @@ class GrpcConnection:
         deadline: Deadline,
         max_reply: int,
         metadata: Metadata = (),
+        while_waiting: Callable[[], object] | None = None,
     ) -> Reply:
         """Call a unary method.
 
         :param method: ``/package.Service/Method``. :param message: the serialized message, in parts.
         :param deadline: also told to the server, which need not work for a caller who is gone.
         :param max_reply: bytes that the reply's message may have.
+        :param while_waiting: called once, when everything is sent, before the reply is waited for.
         :raises ConnectionLostError: the connection broke, or the server did not take the call.
         :raises MalformedReplyError: the server broke a protocol's rule, or its reply is larger than ``max_reply``.
         :raises DeadlinePassedError: no reply in time.
@@ -82,6 +84,9 @@ class GrpcConnection:
             while not http.over:
                 if data := http.outgoing():
                     transport.send(data, deadline)
+                if while_waiting is not None and not http.has_more_to_send:
+                    while_waiting()
+                    while_waiting = None
                 # While there is more to send, only a look whether the server answered early.
                 if data := transport.poll() if http.has_more_to_send else transport.receive(deadline):
                     http.feed(data)

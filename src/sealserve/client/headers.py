@@ -91,6 +91,8 @@ def check_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> Metadata:
 def read_metadata_value(name: str, value: bytes) -> str | bytes:
     """A header that arrived, as gRPC's users know it: bytes under ``-bin``, else text."""
     if name.endswith("-bin"):
+        if value[:1] == b"\0":  # a server that read our settings sends it as it is
+            return value[1:]
         try:
             return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
         except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 _STEPS = 128  # buckets for each doubling: a value is off by less than 0.6 %
 _SMALLEST = 1e-6  # seconds
@@ -36,6 +37,13 @@ class Histogram:
             if seen >= wanted:
                 return min(max(_SMALLEST * 2 ** (bucket / _STEPS), self.least), self.most)
         return 0.0
+
+    def distribution(self) -> Iterator[tuple[float, float]]:
+        """Each latency that occurred, rising, with the share of all that took at most as long."""
+        seen = 0
+        for bucket in sorted(self._buckets):
+            seen += self._buckets[bucket]
+            yield seen / self.count, min(max(_SMALLEST * 2 ** (bucket / _STEPS), self.least), self.most)
 
     @property
     def mean(self) -> float:

@@ -36,6 +36,8 @@ _MAX_HEADERS = 64 * 1024
 _REFILL = 1 << 24  # the window is opened again after so many bytes
 _OVERHEAD = 1 << 20  # what a reply may cost in bytes beyond its message; and what may come while nothing was asked
 _CANCEL = 8
+# gRPC's own: metadata under "-bin" may come as it is. In base64 and Huffman's code a receipt takes 0.1 ms to decode.
+_TRUE_BINARY_METADATA = 0xFE03
 _ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE, _MAX_HEADER_LIST_SIZE = 2, 4, 5, 6
 
 
@@ -64,6 +66,7 @@ class UnaryProtocol:
     def __init__(self) -> None:
         settings = struct.pack(">HIHI", _ENABLE_PUSH, 0, _INITIAL_WINDOW_SIZE, _LARGEST_WINDOW)
         settings += struct.pack(">HIHI", _MAX_FRAME_SIZE, _MAX_FRAME, _MAX_HEADER_LIST_SIZE, _MAX_HEADERS)
+        settings += struct.pack(">HI", _TRUE_BINARY_METADATA, 1)
         self._out = [frames.PREFACE, frame(frames.SETTINGS, settings), _window_update(0, _LARGEST_WINDOW - 65535)]
         self._reader = FrameReader(_MAX_FRAME)
         self._decoder = hpack.Decoder(max_header_list_size=_MAX_HEADERS)

@@ -27,7 +27,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """What to send and how to show the answer; either ``pictures`` by name, or ``arrays`` and ``input_json``."""
+    """What to send and how to show the answer; either ``pictures`` by name, or ``arrays`` and ``input_json``.
+
+    :param receipt: the file to keep a receipt in; with request and answer, if ``receipt_with_messages``.
+    """
 
     pictures: tuple[tuple[str, Image.Image], ...]
     arrays: dict[str, Array]
@@ -39,6 +42,8 @@ class Job:
     top: int = 5
     framing: Framing = "whole"
     pixels: PixelRange = "0..1"
+    receipt: Path | None = None
+    receipt_with_messages: bool = False
 
     @classmethod
     def from_options(
@@ -53,6 +58,8 @@ class Job:
                 "give either pictures or arrays to send",
                 hint="Use --image FILE, or --npy NAME=FILE, or --input-json FILE.",
             )
+        if rest.get("receipt") and len(images) > 1:
+            raise InputError("a receipt is for one answer, and several pictures are given", hint="Give one picture.")
         named = dict(_npy(text) for text in arrays)
         chosen: tuple[str, ...] | None = None
         if labels != "none":
@@ -112,8 +119,11 @@ def run(client: Client, job: Job, model: str | None, console: Console, *, timeou
             signature=job.signature,
             version=job.version,
             outputs=[job.output] if job.output else [],
+            receipt=job.receipt is not None,
             timeout=timeout,
         )
+        if job.receipt is not None and prediction.receipt is not None:
+            prediction.receipt.save(job.receipt, messages=job.receipt_with_messages)
         yield _result(job, name, prediction, console)
 
 

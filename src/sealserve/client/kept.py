@@ -26,7 +26,6 @@ from sealserve.ratls import spki_digest
 
 FORMAT = "sealserve-evidence/1"
 _MOST = 2 << 20
-_FIELDS = ("certificate", "nonce", "key_sha256", "quote", "claims", "at", "target", "server_name")
 
 
 @dataclass(frozen=True)
@@ -44,23 +43,48 @@ class KeptEvidence:
 
     def as_dict(self) -> dict[str, Any]:
         """What the file holds."""
-        presented = self.presented
         return {
             "format": FORMAT,
             "target": self.target,
             "server_name": self.server_name,
             "at": self.at.isoformat(timespec="seconds"),
-            "tls": {"version": presented.tls.version, "cipher": presented.tls.cipher},
-            "certificate": presented.certificate.public_bytes(Encoding.PEM).decode("ascii"),
-            "key_sha256": presented.spki_digest.hex(),
-            "nonce": presented.nonce.hex(),
-            "claims": presented.claims.hex(),
-            "quote": presented.quote.hex(),
-        }
+        } | presented_as_dict(self.presented)
 
     def save(self, path: Path) -> None:
         """Write the file. :raises SealserveError: it cannot be written."""
         write_atomically(path, json.dumps(self.as_dict(), indent=1) + "\n")
+
+
+def presented_as_dict(presented: PresentedEvidence) -> dict[str, Any]:
+    """Evidence and what it was bound to, JSON-ready."""
+    return {
+        "tls": {"version": presented.tls.version, "cipher": presented.tls.cipher},
+        "certificate": presented.certificate.public_bytes(Encoding.PEM).decode("ascii"),
+        "key_sha256": presented.spki_digest.hex(),
+        "nonce": presented.nonce.hex(),
+        "claims": presented.claims.hex(),
+        "quote": presented.quote.hex(),
+    }
+
+
+def read_presented(document: Mapping[str, Any], path: Path) -> PresentedEvidence:
+    """What :func:`presented_as_dict` gave.
+
+    :param path: for errors.
+    :raises InputError: it is damaged. :raises ValueError, KeyError: it is something else; see ``NOT_KEPT``.
+    """
+    found = {name: str(document[name]) for name in ("certificate", "nonce", "key_sha256", "quote", "claims")}
+    tls = document.get("tls") or {}
+    certificate = x509.load_pem_x509_certificate(found["certificate"].encode())
+    nonce, key, quote, claims = (bytes.fromhex(found[n]) for n in ("nonce", "key_sha256", "quote", "claims"))
+    facts = TlsFacts(*(printable(str(tls.get(name, "?"))) for name in ("version", "cipher")))
+    if len(nonce) != NONCE_SIZE or spki_digest(certificate) != key:
+        raise InputError(f"{path} is damaged: its key is not that of its certificate, or its nonce has another size")
+    return PresentedEvidence(quote, claims, nonce, certificate, key, facts)
+
+
+NOT_KEPT = (ValueError, KeyError, TypeError, RecursionError, AttributeError)
+"""What reading a document raises that is something else."""
 
 
 def read_kept(path: Path) -> KeptEvidence:
@@ -71,19 +95,12 @@ def read_kept(path: Path) -> KeptEvidence:
     data = read_file(path, limit=_MOST)
     try:
         document = json.loads(data)
-        found = {name: str(value) for name, value in document.items() if name in _FIELDS}
-        tls = document.get("tls") or {}
-        certificate = x509.load_pem_x509_certificate(found["certificate"].encode())
-        nonce, key, quote, claims = (bytes.fromhex(found[n]) for n in ("nonce", "key_sha256", "quote", "claims"))
-        facts = TlsFacts(*(printable(str(tls.get(name, "?"))) for name in ("version", "cipher")))
-        at = datetime.fromisoformat(found["at"])
-    except (ValueError, KeyError, RecursionError, AttributeError) as error:
+        presented = read_presented(document, path)
+        at = datetime.fromisoformat(str(document["at"]))
+        target, name = (" ".join(printable(str(document[field])).split()) for field in ("target", "server_name"))
+    except NOT_KEPT as error:
         raise InputError(
             f"{path} is no evidence that was kept", hint="`sealserve verify HOST:PORT --save FILE` writes such files."
         ) from error
-    if len(nonce) != NONCE_SIZE or spki_digest(certificate) != key:
-        raise InputError(f"{path} is damaged: its key is not that of its certificate, or its nonce has another size")
-    presented = PresentedEvidence(quote, claims, nonce, certificate, key, facts)
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    target, name = (" ".join(printable(found[field]).split()) for field in ("target", "server_name"))
     return KeptEvidence(target, name, at, presented, document)

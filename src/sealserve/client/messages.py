@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, EncodeError, Message
@@ -22,6 +22,9 @@ from sealserve.evidence import VerifiedEvidence
 from sealserve.wire.tensorflow_pb2 import TensorProto, TensorShapeProto
 from sealserve.wire.tensorflow_serving_pb2 import GetModelMetadataRequest, ModelSpec, PredictRequest, PredictResponse
 from sealserve.wire.tensors import TensorError, from_numpy, tensor_type, to_numpy
+
+if TYPE_CHECKING:
+    from sealserve.client.receipts import Receipt
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
@@ -44,12 +47,14 @@ class Prediction:
     :param checked: the replica whose TLS key the answer came under, and its evidence; None from a client that asks
         for none.
     :param seconds: from the call to the answer, with connecting, checking and repeating where that was needed.
+    :param receipt: for the answer, checked; None if none was asked for.
     """
 
     outputs: dict[str, Array]
     model_version: int
     checked: VerifiedReplica | None
     seconds: float
+    receipt: Receipt | None = None
 
     @property
     def verified(self) -> VerifiedReplica:

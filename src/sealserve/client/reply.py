@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from sealserve.client.errors import ConnectionLostError, MalformedReplyError, NotProcessedError
 from sealserve.client.headers import Metadata, read_metadata_value
+
+if TYPE_CHECKING:
+    from sealserve.client.receipts import Receipt
 
 _UNAVAILABLE, _UNKNOWN, _UNIMPLEMENTED, _INTERNAL = 14, 2, 12, 13
 # What an HTTP status means where a proxy answered instead of a gRPC server (grpc: http-grpc-status-mapping.md).
@@ -33,7 +37,7 @@ class Reply:
     :param status: gRPC status code; 0 is success. :param text: the server's words for it.
     :param message: the serialized message; empty without success.
     :param initial_metadata: what the server sent before its message, without the headers of HTTP/2 and of gRPC.
-    :param trailing_metadata: and what it sent after it.
+    :param trailing_metadata: and what it sent after it. :param receipt: for it, if one was asked for and checked.
     """
 
     status: int
@@ -41,6 +45,7 @@ class Reply:
     message: bytes | memoryview
     initial_metadata: Metadata = ()
     trailing_metadata: Metadata = ()
+    receipt: Receipt | None = None
 
 
 def read_reply(headers: Headers, trailers: Headers, body: bytearray, *, ended: bool, reset: int | None) -> Reply:

@@ -26,6 +26,7 @@ class AttestationService:
     :param identity: whose key the TLS server of this replica uses.
     :param replica: the replica's name, for people.
     :param models: what it serves, until :meth:`announce` says something else.
+    :param receipt_key: of :class:`~sealserve.enclave.receipts.ReceiptKey`; empty where there are no receipts.
     """
 
     def __init__(
@@ -35,15 +36,18 @@ class AttestationService:
         *,
         replica: str,
         models: Sequence[ServedModel] = (),
+        receipt_key: bytes = b"",
     ) -> None:
         self._spki_digest = identity.spki_digest
         self._attester = attester
         self._replica = replica
+        self._receipt_key = receipt_key
         self.announce(models)
 
     def announce(self, models: Sequence[ServedModel]) -> None:
         """Say from now on that the replica serves ``models``. Evidence that is being made has either claims, whole."""
-        self._claims = Claims(replica=self._replica, models=models).SerializeToString(deterministic=True)
+        claims = Claims(replica=self._replica, models=models, receipt_key=self._receipt_key)
+        self._claims = claims.SerializeToString(deterministic=True)
 
     def service(self) -> Service:
         """The gRPC service, for :func:`~sealserve.serving.grpc_server.create_server`."""

@@ -91,7 +91,7 @@ class GrantedModel:
         # While both may answer, evidence says both: a client that accepts one of them only waits for an instant.
         self._attestation.announce([*self._claims(), _claim(model)])
         try:
-            self._core.replace(model.name, model.version, loaded)
+            self._core.replace(model.name, model.version, loaded, digest=model.digest)
             self._answering = named
         finally:
             self._attestation.announce(self._claims())

@@ -16,6 +16,7 @@ from sealserve.enclave.granted_model import GrantedModel
 from sealserve.enclave.loaded_code import check_loaded_code
 from sealserve.enclave.loading import Storage
 from sealserve.enclave.measured import measured_settings
+from sealserve.enclave.receipts import ReceiptKey
 from sealserve.enclave.refresh import Refresher
 from sealserve.errors import SealserveError
 from sealserve.evidence import Attester, SimulatedAttester, measure_simulated_enclave
@@ -62,7 +63,10 @@ class _Replica:
         self._broker_ca = broker_ca
         self._attester = attester
         self._identity: TlsIdentity = create_identity(attester, server_names=[settings.server_name])
-        self._attestation = AttestationService(self._identity, attester, replica=settings.name)
+        self._receipts = ReceiptKey(self._identity.spki_digest)
+        self._attestation = AttestationService(
+            self._identity, attester, replica=settings.name, receipt_key=self._receipts.public_key
+        )
         self._core = ModelServer()
         self._model = GrantedModel(self._core, self._attestation, Storage(settings.sealed))
         self._failures: dict[str, str] = {}
@@ -76,6 +80,7 @@ class _Replica:
                 private_key_pem=private_key,
                 certificate_pem=self._identity.certificate_pem(),
                 extra_services=self._services(),
+                receipts=self._receipts,
             )
             rest, rest_port = self._rest(private_key)
         # Until here a signal simply ends the process: it serves nobody yet.

@@ -9,6 +9,7 @@ from typing import Any
 
 from sealserve.errors import SealserveError, TrustError
 from sealserve.evidence.certificates import CERTIFICATE_ERRORS
+from sealserve.evidence.collateral import Collateral
 from sealserve.evidence.errors import UnverifiableEvidenceError
 from sealserve.evidence.validity import Validity
 from sealserve.evidence.verified import VerifiedEvidence
@@ -64,12 +65,14 @@ class Appraisal:
     :param evidence: what the evidence says, if it is genuine, even where the policy refuses it.
     :param error: why it was refused; none if it was accepted.
     :param validities: of every part it was judged with, also where one of them was the reason to refuse.
+    :param collateral: that it was judged with, to be kept beside the evidence; none if there was none.
     """
 
     steps: tuple[Step, ...]
     evidence: VerifiedEvidence | None
     error: SealserveError | None
     validities: tuple[Validity, ...] = ()
+    collateral: Collateral | None = None
 
     @property
     def accepted(self) -> bool:
@@ -115,6 +118,7 @@ class Record:
 
     steps: list[Step] = field(default_factory=list)
     validities: tuple[Validity, ...] = ()
+    collateral: Collateral | None = None
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[Found]:
@@ -144,4 +148,4 @@ class Record:
         if error is None and not (done.get("binding") and done["binding"].ok):
             detail += ", but not known for whom and when it was made"
         ordered.append(Step("result", ok=error is None, detail=detail))
-        return Appraisal(tuple(ordered), evidence, error, self.validities)
+        return Appraisal(tuple(ordered), evidence, error, self.validities, self.collateral)

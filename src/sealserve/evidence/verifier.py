@@ -84,6 +84,7 @@ class Verifier:
             found.detail = self.root.description
         with record.step("collateral") as found:
             prepared = self._prepare(quote)
+            record.collateral = prepared.collateral
             record.validities = (*prepared.validities, *parsed.chain.validities)
             first = self._check_dates(parsed, prepared, moment)
             chain_checks.check_kind(parsed, prepared.collateral)

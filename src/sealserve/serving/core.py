@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from sealserve.errors import InputError
+from sealserve.serving.answering import note
 from sealserve.serving.engine import DEFAULT_SIGNATURE, Array, LoadedModel, always
 from sealserve.serving.errors import RequestError, ServableNotFoundError
 from sealserve.serving.in_use import LoadedVersion
@@ -136,17 +137,18 @@ class ModelServer:
         if before is not None:
             before.remove()
 
-    def replace(self, name: str, version: int, loaded: LoadedModel) -> None:
+    def replace(self, name: str, version: int, loaded: LoadedModel, *, digest: bytes = b"") -> None:
         """Answer with this version, and with no other model or version, from one moment to the next.
 
         Requests in flight keep what they began with.
 
+        :param digest: of the sealed model, for receipts.
         :raises InputError: the name is empty or the version is negative.
         """
         _check(name, version)
         with self._lock:
             before = self._models
-            self._models = {name: {version: LoadedVersion(version, loaded)}}
+            self._models = {name: {version: LoadedVersion(version, loaded, digest=digest)}}
         for versions in before.values():
             for removed in versions.values():
                 removed.remove()
@@ -223,6 +225,7 @@ class ModelServer:
         """The version that answers, with one more request counted; the caller gives it back. See :meth:`use`."""
         while not (version := self._find(choice)).take():
             pass  # it was removed since it was found: look again
+        note(choice.name, version)
         return version
 
     def _find(self, choice: ModelChoice) -> LoadedVersion:

@@ -57,6 +57,12 @@ class LabelError(RequestError):
     code = "FAILED_PRECONDITION"
 
 
+class ReceiptUnavailableError(RequestError):
+    """A caller wants a receipt, and the server gives none for this."""
+
+    code = "FAILED_PRECONDITION"
+
+
 class ModelsUnavailableError(RequestError):
     """Models of a new configuration could not be loaded."""
 

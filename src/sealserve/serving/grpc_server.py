@@ -19,6 +19,7 @@ from sealserve.serving.health import HealthService
 from sealserve.serving.limits import Limits
 from sealserve.serving.methods import Service, generic_handler
 from sealserve.serving.prediction_service import SERVICE_NAME, PredictionService
+from sealserve.serving.receipts import ReceiptSigner
 from sealserve.serving.tls import ServerTls
 from sealserve.threads import RequestThreads
 
@@ -65,6 +66,7 @@ def create_server(
     extra_services: Sequence[Service] = (),
     limits: Limits | None = None,
     reuse_port: bool = True,
+    receipts: ReceiptSigner | None = None,
 ) -> tuple[GrpcServer, int]:
     """Make a server of predictions that listens, with TLS, and is not started yet.
 
@@ -73,6 +75,7 @@ def create_server(
     :param certificate_pem: the server's certificate, and after it those that lead to its root, if there are any.
     :param limits: what its callers may hold at once.
     :param reuse_port: several sockets may have the port (SO_REUSEPORT), such as one by which a supervisor keeps it.
+    :param receipts: who signs them; without, requests that ask for a receipt are refused.
     :returns: the server and its port.
     :raises InputError: key or certificate are not usable. :raises MachineError: the port cannot be had, or the threads.
     """
@@ -80,7 +83,9 @@ def create_server(
     prediction = PredictionService(core, max_bytes=limits.message_bytes).service()
     tls = ServerTls(private_key_pem, certificate_pem)
     services = [prediction, *extra_services]
-    server, ports = listen(services, addresses=[address], tls=tls, limits=limits, reuse_port=reuse_port)
+    server, ports = listen(
+        services, addresses=[address], tls=tls, limits=limits, reuse_port=reuse_port, receipts=receipts
+    )
     return server, ports[0]
 
 
@@ -92,12 +97,13 @@ def listen(
     limits: Limits,
     reuse_port: bool = False,
     aliases: Sequence[str] = (),
+    receipts: ReceiptSigner | None = None,
 ) -> tuple[GrpcServer, list[int]]:
     """Make a server of any services that listens and is not started yet. Health checking is one of them.
 
     :param addresses: ``host:port`` each (port 0 takes a free one), or ``unix:path``.
     :param tls: None for plaintext; on all addresses alike.
-    :param aliases: further names of which health is told.
+    :param aliases: further names of which health is told. :param receipts: see :func:`create_server`.
     :returns: the server, and a port for each address (that of a UNIX socket means nothing).
     :raises MachineError: a port cannot be had, or the threads.
     """
@@ -106,7 +112,7 @@ def listen(
     threads = _threads(limits.threads)
     server = grpc.server(
         threads,
-        handlers=tuple(generic_handler(service, admission) for service in (health.service(), *services)),
+        handlers=tuple(generic_handler(service, admission, receipts) for service in (health.service(), *services)),
         options=[("grpc.so_reuseport", int(reuse_port)), *limits.grpc_options()],
         maximum_concurrent_rpcs=limits.threads + _BACKLOG,
     )

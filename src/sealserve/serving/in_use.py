@@ -16,13 +16,17 @@ class LoadedVersion:
 
     :param closed: called once, when the version was removed, its last request is done and it was closed; from whatever
         thread did that.
+    :param digest: of what it was loaded from, as receipts name it; empty if there is none.
     """
 
-    __slots__ = ("_closed", "_lock", "_removed", "_requests", "loaded", "version")
+    __slots__ = ("_closed", "_lock", "_removed", "_requests", "digest", "loaded", "version")
 
-    def __init__(self, version: int, loaded: LoadedModel, closed: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, version: int, loaded: LoadedModel, closed: Callable[[], None] | None = None, digest: bytes = b""
+    ) -> None:
         self.version = version
         self.loaded = loaded
+        self.digest = digest
         self._closed = closed
         self._lock = threading.Lock()
         self._requests = 0

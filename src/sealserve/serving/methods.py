@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +15,9 @@ from google.protobuf.message import DecodeError, Message
 from sealserve.errors import SealserveError
 from sealserve.logs import event, get_logger
 from sealserve.serving.admission import Admission
+from sealserve.serving.answering import watched
 from sealserve.serving.errors import OverloadedError, RequestError
+from sealserve.serving.receipts import ReceiptSigner, Wish, wish_of
 from sealserve.wire.skim import SkimError, skim
 
 Request = TypeVar("Request", bound=Message)
@@ -93,20 +96,29 @@ def unary_method(
     return Method(function, request_type, max_bytes, always, grows)
 
 
-def generic_handler(service: Service, admission: Admission) -> grpc.GenericRpcHandler:
-    """The service in the form that grpcio adds to a server."""
-    handlers = {name: _rpc_handler(method, admission) for name, method in service.methods.items()}
+def generic_handler(
+    service: Service, admission: Admission, signer: ReceiptSigner | None = None
+) -> grpc.GenericRpcHandler:
+    """The service in the form that grpcio adds to a server.
+
+    :param signer: of receipts; without one, requests that ask for a receipt are refused.
+    """
+    handlers = {
+        name: _rpc_handler(method, admission, f"/{service.name}/{name}", signer)
+        for name, method in service.methods.items()
+    }
     handler: Any = grpc.method_handlers_generic_handler(service.name, handlers)
     return handler
 
 
-def _rpc_handler(method: Method | Conversation, admission: Admission) -> Any:
+def _rpc_handler(method: Method | Conversation, admission: Admission, path: str, signer: ReceiptSigner | None) -> Any:
     if isinstance(method, Conversation):
         return grpc.stream_stream_rpc_method_handler(_converse(method, admission))
 
     def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         try:
-            return _answer(method, admission, messages, context)
+            wish = wish_of(context, signer, path)
+            return _answer(method, admission, messages, context, wish)
         except Exception as error:
             _abort(error, method.request_type, context)
             raise
@@ -174,14 +186,20 @@ def _reply(method: Conversation, data: bytes) -> bytes:
     return method.function(method.request_type.FromString(data)).SerializeToString()
 
 
-def _answer(method: Method, admission: Admission, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+def _answer(
+    method: Method,
+    admission: Admission,
+    messages: Iterator[bytes],
+    context: grpc.ServicerContext,
+    wish: Wish | None,
+) -> bytes:
     data = admission.receive(messages, context)
     if len(data) > method.max_bytes:
         raise RequestError(f"a request of this method has at most {method.max_bytes} bytes, and this one {len(data)}")
     size = skim(data, method.request_type, max_bytes=method.max_bytes)
-    if method.always:
+    if method.always and wish is None:
         return method.function(method.request_type.FromString(data), context).SerializeToString()
-    with admission.work(context, size):
+    with admission.work(context, size), watched() if wish else nullcontext() as used:
         # Parsed here and not by grpcio, which would log a traceback for each malformed request, and answer INTERNAL.
         request = method.request_type.FromString(data)
         more = method.grows(request) if method.grows else 0
@@ -190,5 +208,7 @@ def _answer(method: Method, admission: Admission, messages: Iterator[bytes], con
                 answer = method.function(request, context).SerializeToString()
         else:
             answer = method.function(request, context).SerializeToString()
+        if wish and used is not None:
+            wish.grant(data, answer, used, context)
     admission.answer(context, len(answer))
     return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from sealserve.client.aio.pool import AsyncPool, Borrowed
 from sealserve.client.attestation import VerifiedReplica
-from sealserve.client.client import require_success
+from sealserve.client.client import require_evidence_for_receipts, require_success
 from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
 from sealserve.client.headers import Metadata
@@ -28,6 +29,7 @@ from sealserve.client.messages import (
     read_outputs,
 )
 from sealserve.client.metadata import FIELD, ModelMetadata, read_metadata
+from sealserve.client.receipts import ReceiptWish
 from sealserve.client.reply import Reply
 from sealserve.client.retries import RETRIED, Retries
 from sealserve.client.settings import DEFAULT_SIGNATURE, DEFAULT_TIMEOUT, Limits, require_policy
@@ -37,6 +39,7 @@ from sealserve.evidence import AppraisalPolicy
 from sealserve.wire.tensorflow_serving_pb2 import GetModelMetadataResponse, PredictResponse
 
 _Result = TypeVar("_Result")
+_LONG_TO_HASH = 1 << 20  # bytes: half a millisecond, in which the loop would stand still
 
 
 class AsyncCaller:
@@ -55,22 +58,28 @@ class AsyncCaller:
         signature: str = DEFAULT_SIGNATURE,
         version: int | None = None,
         outputs: Iterable[str] = (),
+        receipt: bool = False,
         timeout: float = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - the same surface as without asyncio
     ) -> Prediction:
         """Run a model; see :meth:`sealserve.client.Client.predict`."""
         started = time.monotonic()
         deadline = Deadline(timeout)
         message = predict_request(inputs, model=model, signature=signature, version=version, outputs=outputs)
+        wish = self._wish(PREDICT, message) if receipt else None
 
         async def read(reply: Reply, borrowed: Borrowed) -> PredictResponse:
             response = parse(PredictResponse, require_success(reply).message)
             spec = response.model_spec
             await self._pool.check_answer(borrowed, spec.name, spec.version.value, deadline)
+            if wish is not None:
+                answered = (spec.name, spec.version.value)
+                wish.check(reply, borrowed.verified, self._pool.policy, answered=answered)
             return response
 
-        response, replica = await self._call(PREDICT, message, deadline, read)
+        response, replica = await self._call(PREDICT, message, deadline, read, wish=wish)
         arrays = read_outputs(response, self._max_reply)
-        return Prediction(arrays, response.model_spec.version.value, replica, time.monotonic() - started)
+        checked = wish.receipt if wish else None
+        return Prediction(arrays, response.model_spec.version.value, replica, time.monotonic() - started, checked)
 
     async def metadata(
         self,
@@ -94,6 +103,7 @@ class AsyncCaller:
         message: bytes,
         *,
         metadata: Metadata = (),
+        receipt: bool = False,
         timeout: float = DEFAULT_TIMEOUT,  # noqa: ASYNC109
     ) -> Reply:
         """Call any unary method; see :meth:`sealserve.client.Client.call`."""
@@ -103,9 +113,16 @@ class AsyncCaller:
         async def read(reply: Reply, borrowed: Borrowed) -> Reply:
             if self._pool.lists_models and (answering := answering_model(method, reply)):
                 await self._pool.check_answer(borrowed, *answering, deadline)
+            if wish is not None and not reply.status:
+                return replace(reply, receipt=wish.check(reply, borrowed.verified, self._pool.policy))
             return reply
 
-        return (await self._call(method, [message], deadline, read, metadata, repeatable=False))[0]
+        wish = self._wish(method, [message]) if receipt else None
+        return (await self._call(method, [message], deadline, read, metadata, repeatable=False, wish=wish))[0]
+
+    def _wish(self, method: str, message: Sequence[bytes | memoryview]) -> ReceiptWish:
+        require_evidence_for_receipts(self._pool.policy)
+        return ReceiptWish(method, message)
 
     def drop_connections(self) -> None:
         """Let later calls make new connections, which a balancer may send to other replicas."""
@@ -134,7 +151,10 @@ class AsyncCaller:
         metadata: Metadata = (),
         *,
         repeatable: bool = True,
+        wish: ReceiptWish | None = None,
     ) -> tuple[_Result, VerifiedReplica | None]:
+        if wish is not None:
+            metadata = (*metadata, *wish.metadata)
         retries = Retries(deadline, repeatable=repeatable)
         while True:
             if self._closed:
@@ -143,6 +163,8 @@ class AsyncCaller:
             try:
                 async with self._pool.borrow(deadline) as borrowed:
                     sent = True
+                    if wish is not None and sum(map(len, message)) > _LONG_TO_HASH:
+                        await asyncio.to_thread(wish.hash_request)
                     reply = await borrowed.connection.call(
                         method, message, deadline=deadline, max_reply=self._max_reply, metadata=metadata
                     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hmac
 import logging
 import time
@@ -13,7 +14,7 @@ from sealserve.configuration import load_yaml
 from sealserve.errors import ConfigurationError, InputError, SealserveError
 from sealserve.evidence.appraisal import Appraisal, Record
 from sealserve.evidence.attester import REPORT_DATA_SIZE
-from sealserve.evidence.collateral import CollateralSource, FileCollateral
+from sealserve.evidence.collateral import Collateral, CollateralSource, FileCollateral, FixedCollateral
 from sealserve.evidence.errors import (
     EvidenceBindingError,
     EvidenceRefusedError,
@@ -173,6 +174,12 @@ class AppraisalPolicy:
         except SealserveError as error:
             return record.finish(evidence, error)
         return record.finish(evidence, None)
+
+    def judging_with(self, collateral: Collateral) -> AppraisalPolicy:
+        """The same policy, judging with this collateral: to look again at what was accepted with it."""
+        other = copy.copy(self)
+        other._verifier = Verifier(self.root, FixedCollateral(collateral), clock=time.time)
+        return other
 
     def would_block(self, quote: bytes) -> bool:
         """Whether appraising ``quote`` would wait for a collateral service first. Never raises.
