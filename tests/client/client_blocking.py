@@ -41,6 +41,9 @@ class BlockingAsyncClient:
     def call(self, *arguments: Any, **options: Any) -> Any:
         return self._run(self._client.call(*arguments, **options))
 
+    def request(self, *arguments: Any, **options: Any) -> Any:
+        return self._run(self._client.request(*arguments, **options))
+
     def drop_connections(self) -> None:
         self._loop.call_soon_threadsafe(self._client.drop_connections)
 

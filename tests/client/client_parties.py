@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -47,6 +47,13 @@ def write_policy(path: Path, platform: Path, extra: str = "") -> AppraisalPolicy
     return AppraisalPolicy.load(path)
 
 
+class Credentials(NamedTuple):
+    """What a server shows and asks for, for either protocol."""
+
+    grpc: grpc.ServerCredentials
+    tls: ssl.SSLContext
+
+
 class Replica(contextlib.AbstractContextManager["Replica"]):
     """A real gRPC server with TLS by a real identity on a simulated platform.
 
@@ -63,7 +70,7 @@ class Replica(contextlib.AbstractContextManager["Replica"]):
         models: Sequence[tuple[str, int, bytes]] = (("classifier", 3, DIGEST),),
         evidence: Callable[[bytes], attestation_pb2.EvidenceResponse] | None = None,
         predict: Callable[[tensorflow_serving_pb2.PredictRequest, grpc.ServicerContext], Any] | None = None,
-        credentials: grpc.ServerCredentials | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.identity, self.attester, self.name = identity, attester, name
         served = [attestation_pb2.ServedModel(name=m, version=v, digest=d) for m, v, d in models]
@@ -76,10 +83,9 @@ class Replica(contextlib.AbstractContextManager["Replica"]):
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20)]
         self._server = grpc.server(ThreadPoolExecutor(16), options=options)
         self._server.add_generic_rpc_handlers([_Handlers(self)])
-        credentials = credentials or grpc.ssl_server_credentials(
-            [(bytes(identity.private_key_pem().reveal()), identity.certificate_pem())]
-        )
-        self.port = self._server.add_secure_port("127.0.0.1:0", credentials)
+        own = [(bytes(identity.private_key_pem().reveal()), identity.certificate_pem())]
+        shown = credentials.grpc if credentials else grpc.ssl_server_credentials(own)
+        self.port = self._server.add_secure_port("127.0.0.1:0", shown)
         self.target = f"127.0.0.1:{self.port}"
         self._server.start()
 
@@ -230,13 +236,15 @@ class Balancer(_LoopThread):
 
     def __init__(self, targets: Sequence[str]) -> None:
         self.targets = list(targets)
+        self._scheme = "https://" if targets[0].startswith("https://") else ""
         self.seen = bytearray()
         self._turn = itertools.count()
         super().__init__()
+        self.target = self._scheme + self.target
 
     async def handle(self, reader, writer):
-        host, _, port = self.targets[next(self._turn) % len(self.targets)].rpartition(":")
-        behind_reader, behind_writer = await asyncio.open_connection(host, int(port))
+        host, port = where(self.targets[next(self._turn) % len(self.targets)])
+        behind_reader, behind_writer = await asyncio.open_connection(host, port)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_pump(reader, behind_writer, self.seen))
@@ -262,10 +270,16 @@ class Owner:
     def path(self, file: str) -> Path:
         return self.directory / file
 
-    def credentials(self, *, two_way: bool = False) -> grpc.ServerCredentials:
+    def credentials(self, *, two_way: bool = False) -> Credentials:
         pair = (self.path("server.key").read_bytes(), self.path("server.pem").read_bytes())
         roots = self.path("ca.pem").read_bytes() if two_way else None
-        return grpc.ssl_server_credentials([pair], roots, require_client_auth=two_way)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.path("server.pem"), self.path("server.key"))
+        context.set_alpn_protocols(["http/1.1"])
+        if two_way:
+            context.load_verify_locations(self.path("ca.pem"))
+            context.verify_mode = ssl.CERT_REQUIRED
+        return Credentials(grpc.ssl_server_credentials([pair], roots, require_client_auth=two_way), context)
 
     def _write(self, file: str, key: Any, certificate: x509.Certificate) -> None:
         form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -289,14 +303,19 @@ class Owner:
         return builder.sign(signer, hashes.SHA256())
 
 
-def server_context(identity: TlsIdentity, alpn: str | None = "h2") -> ssl.SSLContext:
+def where(target: str) -> tuple[str, int]:
+    """Host and port of a target of either protocol."""
+    host, _, port = target.removeprefix("https://").rpartition(":")
+    return host, int(port)
+
+
+def server_context(identity: TlsIdentity, *alpn: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.TemporaryDirectory() as directory:
         key = Path(directory) / "key.pem"
         key.write_bytes(bytes(identity.private_key_pem().reveal()) + identity.certificate_pem())
         context.load_cert_chain(key)
-    if alpn:
-        context.set_alpn_protocols([alpn])
+    context.set_alpn_protocols(list(alpn))
     return context
 
 
@@ -305,15 +324,18 @@ class ManInTheMiddle(_LoopThread):
 
     def __init__(self, identity: TlsIdentity, target: str) -> None:
         self._target = target
+        self._alpn = "http/1.1" if target.startswith("https://") else "h2"
         self.plaintext = bytearray()
-        super().__init__(server_context(identity))
+        super().__init__(server_context(identity, self._alpn))
+        if self._alpn != "h2":
+            self.target = f"https://{self.target}"
 
     async def handle(self, reader, writer):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.set_alpn_protocols(["h2"])
-        host, _, port = self._target.rpartition(":")
-        behind_reader, behind_writer = await asyncio.open_connection(host, int(port), ssl=context)
+        context.set_alpn_protocols([self._alpn])
+        host, port = where(self._target)
+        behind_reader, behind_writer = await asyncio.open_connection(host, port, ssl=context)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_pump(reader, behind_writer, self.plaintext))
@@ -330,7 +352,7 @@ class Scripted(_LoopThread):
     ) -> None:
         self._lines, self._hang_up = lines, hang_up
         self.plaintext = bytearray()
-        super().__init__(server_context(identity, alpn) if identity else None)
+        super().__init__(server_context(identity, *([alpn] if alpn else [])) if identity else None)
 
     async def handle(self, reader, writer):
         self.plaintext += await reader.read(65536)
@@ -338,6 +360,19 @@ class Scripted(_LoopThread):
         await writer.drain()
         while not self._hang_up and (data := await reader.read(65536)):
             self.plaintext += data
+
+
+def exchange(replica, version: int, digest: bytes) -> None:
+    """What the replica does inside: it answers with another model from now on, and says so when it is asked."""
+    served = [attestation_pb2.ServedModel(name="classifier", version=version, digest=digest)]
+    replica.claims = attestation_pb2.Claims(replica=replica.name, models=served).SerializeToString()
+
+    def predict(message, context):
+        response = replica.honest_predict(message, context)
+        response.model_spec.version.value = version
+        return response
+
+    replica.predict = predict
 
 
 def free_port() -> int:

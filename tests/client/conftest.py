@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from client_blocking import BlockingAsyncClient, attest_by_asyncio
 from client_parties import BAD, GOOD, Balancer, Owner, Replica, write_policy
+from client_rest_parties import RestReplica
 
 from sealserve.client import DEFAULT_SERVER_NAME
 from sealserve.evidence import AppraisalPolicy, SimulatedAttester, create_simulated_platform
@@ -48,12 +49,19 @@ def bad_identity(bad_attester: SimulatedAttester) -> TlsIdentity:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Replica]]:
+def protocol() -> str:
+    """What replicas speak; modules whose tests hold for both ask for ``BOTH_PROTOCOLS``."""
+    return "grpc"
+
+
+@pytest.fixture
+def start(protocol: str) -> Iterator[Callable[..., Replica]]:
     """Starts servers, and stops them after the test."""
     with ExitStack() as stack:
 
         def start_replica(identity: TlsIdentity, attester: SimulatedAttester, **options: object) -> Replica:
-            return stack.enter_context(Replica(identity, attester, **options))  # type: ignore[arg-type]
+            kind = RestReplica if protocol == "rest" else Replica
+            return stack.enter_context(kind(identity, attester, **options))  # type: ignore[arg-type]
 
         yield start_replica
 
@@ -81,7 +89,7 @@ def bad_replica(start, bad_identity, bad_attester) -> Replica:
 
 
 @pytest.fixture(params=["threads", "asyncio"])
-def both_clients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def both_clients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
     """Runs a test with the synchronous and with the asyncio client under the name of the former."""
     if request.param == "asyncio":
         monkeypatch.setattr(request.module, "Client", BlockingAsyncClient)
@@ -103,3 +111,14 @@ def policy_file(policy: AppraisalPolicy, platform: Path) -> str:
 def balance() -> Iterator[Callable[..., Balancer]]:
     with ExitStack() as stack:
         yield lambda *targets: stack.enter_context(Balancer(targets))
+
+
+@pytest.fixture
+def listed(platform: Path, tmp_path: Path) -> Callable[..., AppraisalPolicy]:
+    """Writes a policy that lists models by their digests."""
+
+    def write(*digests: bytes) -> AppraisalPolicy:
+        names = ", ".join(f"'{digest.hex()}'" for digest in digests)
+        return write_policy(tmp_path / "policy.yaml", platform, f"models: [{names}]\n")
+
+    return write

@@ -16,7 +16,7 @@ from sealserve.ratls import client_report_data, create_identity
 from sealserve.wire import attestation_pb2
 
 INPUTS = {"images": SECRET_INPUT}
-pytestmark = pytest.mark.usefixtures("both_clients")
+pytestmark = [pytest.mark.usefixtures("both_clients"), pytest.mark.parametrize("protocol", ["grpc", "rest"])]
 
 
 def refuse(target: str, policy: AppraisalPolicy, error: type[TrustError]) -> TrustError:

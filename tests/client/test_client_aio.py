@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from client_parties import DIGEST, SECRET_INPUT, write_policy
+from client_parties import DIGEST, SECRET_INPUT, exchange
 
 from sealserve.client import Client, ModelNotAcceptedError
 from sealserve.client.aio import AsyncClient
@@ -88,30 +88,6 @@ def test_a_closed_client_is_closed(replica, policy):
 
 
 # --- replicas that exchange their model: claims change on a live connection ---------------------------------------
-
-
-@pytest.fixture
-def listed(platform, tmp_path):
-    def write(*digests: bytes):
-        names = ", ".join(f"'{digest.hex()}'" for digest in digests)
-        return write_policy(tmp_path / "policy.yaml", platform, f"models: [{names}]\n")
-
-    return write
-
-
-def exchange(replica, version: int, digest: bytes) -> None:
-    """What the replica does inside: it answers with another model from now on, and says so when it is asked."""
-    from sealserve.wire import attestation_pb2
-
-    served = [attestation_pb2.ServedModel(name="classifier", version=version, digest=digest)]
-    replica.claims = attestation_pb2.Claims(replica=replica.name, models=served).SerializeToString()
-
-    def predict(message, context):
-        response = replica.honest_predict(message, context)
-        response.model_spec.version.value = version
-        return response
-
-    replica.predict = predict
 
 
 @pytest.mark.usefixtures("both_clients")

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sealserve.client import Client, EvidenceMissingError, attest
+from sealserve.client.connection import Connection
 from sealserve.client.deadline import Deadline
 from sealserve.client.errors import ConnectionLostError, DeadlinePassedError, MalformedReplyError
-from sealserve.client.grpc_connection import GrpcConnection
 from sealserve.client.headers import header_block
 from sealserve.client.http2 import UnaryProtocol
+from sealserve.client.protocols import GRPC, UnaryCall
 from sealserve.client.reply import Reply
 from sealserve.client.status import error_of
 from sealserve.errors import SealserveError, TrustError, UnavailableError
@@ -149,9 +150,8 @@ def answer(
 def call(*arriving: bytes, max_reply: int = 1000) -> Reply:
     wire = Wire(*arriving)
     try:
-        return GrpcConnection(wire, authority="x").call(  # type: ignore[arg-type]
-            "/a.B/C", [b"question"], deadline=Deadline(5), max_reply=max_reply
-        )
+        connection = Connection(wire, GRPC, authority="x")  # type: ignore[arg-type]
+        return connection.run(UnaryCall("/a.B/C", [b"question"], max_reply), Deadline(5))
     except SealserveError:
         assert wire.closed
         raise

@@ -22,6 +22,7 @@ from sealserve.client import (
     attest,
 )
 from sealserve.client.attestation import EvidenceQuestion
+from sealserve.client.protocols import GRPC
 from sealserve.client.reply import Reply
 from sealserve.client.status import Code
 from sealserve.errors import InputError, UnavailableError
@@ -285,4 +286,4 @@ def test_an_unavailable_replica_that_is_the_only_one_is_unavailable(start_good, 
 @pytest.mark.parametrize("status", [Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.CANCELLED])
 def test_a_replica_without_room_for_the_question_is_unavailable_and_not_refused(status):
     with pytest.raises(UnavailableError):
-        EvidenceQuestion().read(Reply(status, "full", b""), None)
+        EvidenceQuestion(GRPC).read(Reply(status, "full", b""), None)

@@ -15,6 +15,8 @@ from sealserve.cli.client_options import endpoint
 from sealserve.cli.client_verify import verify
 from sealserve.errors import InputError, PolicyRefusedError, SealserveError, UnavailableError
 
+both_protocols = pytest.mark.parametrize("protocol", ["grpc", "rest"])
+
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
@@ -27,6 +29,7 @@ def run(monkeypatch, tmp_path):
     return run_command
 
 
+@both_protocols
 @pytest.mark.parametrize("columns", [60, 120])
 def test_the_report_shows_every_check_and_fits_the_terminal(columns, run, replica, policy_file):
     result = run(verify, replica.target, "--policy", policy_file, columns=columns)
@@ -41,6 +44,7 @@ def test_the_report_shows_every_check_and_fits_the_terminal(columns, run, replic
     assert replica.log == ["GetEvidence"]
 
 
+@both_protocols
 def test_the_report_names_what_failed(run, bad_replica, policy_file):
     result = run(verify, bad_replica.target, "--policy", policy_file, columns=160)
     assert result.exit_code == 4
@@ -53,6 +57,7 @@ def test_the_report_names_what_failed(run, bad_replica, policy_file):
     assert "classifier" not in result.output
 
 
+@both_protocols
 def test_a_relay_fails_at_the_binding(run, replica, second_replica, policy_file):
     relay = second_replica
     relay.evidence = replica.honest_evidence
@@ -63,6 +68,7 @@ def test_a_relay_fails_at_the_binding(run, replica, second_replica, policy_file)
     assert "replica" not in report
 
 
+@both_protocols
 def test_the_report_for_scripts_has_everything_to_check_again(run, replica, policy, policy_file):
     from sealserve.ratls import client_report_data
 
@@ -88,6 +94,7 @@ def test_an_address_where_nobody_listens_is_an_error(run, policy_file):
     assert isinstance(result.exception, UnavailableError)
 
 
+@both_protocols
 def test_a_picture_is_classified_and_the_replica_named(run, replica, policy_file, tmp_path):
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     result = run(predict, "--target", replica.target, "--policy", policy_file, "--image", "red.png", "--top", "2")
@@ -98,6 +105,7 @@ def test_a_picture_is_classified_and_the_replica_named(run, replica, policy_file
     assert "SIMULATED - NO PROTECTION" in result.output
 
 
+@both_protocols
 def test_labels_of_a_file_name_the_classes(run, replica, policy_file, tmp_path):
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     (tmp_path / "labels.txt").write_text("\n".join(f"thing {n}" for n in range(10)))
@@ -112,6 +120,7 @@ def test_labels_of_a_file_name_the_classes(run, replica, policy_file, tmp_path):
     assert replica.asked == 1
 
 
+@both_protocols
 def test_arrays_are_sent_and_outputs_printed(run, replica, policy_file, tmp_path):
     np.save(tmp_path / "x.npy", np.ones((1, 4), dtype=np.uint8))
     common = ("--target", replica.target, "--policy", policy_file)
@@ -122,6 +131,7 @@ def test_arrays_are_sent_and_outputs_printed(run, replica, policy_file, tmp_path
     assert kept["predictions"][0]["outputs"]["scores"] == [[4.0 + n for n in range(10)]]
 
 
+@both_protocols
 def test_a_refused_replica_gets_nothing_from_the_command(run, bad_replica, policy_file, tmp_path):
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     result = run(predict, "--target", bad_replica.target, "--policy", policy_file, "--image", "red.png")
@@ -129,6 +139,7 @@ def test_a_refused_replica_gets_nothing_from_the_command(run, bad_replica, polic
     assert bad_replica.log == ["GetEvidence"]
 
 
+@both_protocols
 @pytest.mark.parametrize(
     "arguments",
     [

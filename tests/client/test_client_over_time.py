@@ -12,7 +12,7 @@ from sealserve.errors import PolicyRefusedError, UnavailableError
 from sealserve.evidence.errors import EvidenceBindingError
 
 INPUTS = {"images": SECRET_INPUT}
-pytestmark = pytest.mark.usefixtures("both_clients")
+pytestmark = [pytest.mark.usefixtures("both_clients"), pytest.mark.parametrize("protocol", ["grpc", "rest"])]
 
 
 class Clock:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import grpc
 import pytest
-from client_parties import MARKER, SECRET_INPUT, Scripted
+from client_parties import MARKER, SECRET_INPUT, Credentials, Scripted, server_context
 
 from sealserve.client import Client, InsecureClient, OwnerCertificates, ServerNotAcceptedError
 from sealserve.client.aio import InsecureAsyncClient
 from sealserve.errors import InputError, KeyFileError, TrustError, UnavailableError
 
 INPUTS = {"images": SECRET_INPUT}
+both_protocols = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 
 
 @pytest.fixture
@@ -29,6 +31,7 @@ def roots(owner, file="ca.pem", **more):
     return OwnerCertificates(roots=owner.path(file), **more)
 
 
+@both_protocols
 def test_a_server_is_known_by_its_authority_or_by_its_own_certificate(one_way, owner):
     for file in ("ca.pem", "server.pem"):
         with InsecureClient(one_way.target, roots(owner, file), server_name=owner.name) as client:
@@ -45,6 +48,7 @@ async def predict(target, certificates, name):
         return await client.predict(INPUTS, model="classifier", timeout=10)
 
 
+@both_protocols
 def test_asyncio_knows_it_as_well(one_way, owner):
     assert asyncio.run(predict(one_way.target, roots(owner), owner.name)).checked is None
     with pytest.raises(ServerNotAcceptedError):
@@ -52,6 +56,7 @@ def test_asyncio_knows_it_as_well(one_way, owner):
     assert one_way.predicted == 1
 
 
+@both_protocols
 def test_another_name_is_refused(one_way, owner):
     with InsecureClient(one_way.target, roots(owner)) as client, pytest.raises(ServerNotAcceptedError) as caught:
         client.predict(INPUTS, model="classifier")
@@ -59,6 +64,7 @@ def test_another_name_is_refused(one_way, owner):
     assert one_way.log == []
 
 
+@both_protocols
 def test_another_authority_is_refused(start_good, owner):
     replica = start_good()  # with a certificate that it signed itself
     for certificates in (roots(owner), OwnerCertificates()):
@@ -67,6 +73,7 @@ def test_another_authority_is_refused(start_good, owner):
     assert replica.log == []
 
 
+@both_protocols
 def test_a_server_that_wants_a_certificate_gets_it(two_way, owner):
     certificates = roots(owner, certificate=owner.path("client.pem"), key=owner.path("client.key"))
     with InsecureClient(two_way.target, certificates, server_name=owner.name) as client:
@@ -79,6 +86,7 @@ def test_a_server_that_wants_a_certificate_gets_it(two_way, owner):
     assert two_way.predicted == 1
 
 
+@both_protocols
 def test_certificates_are_checked_beside_evidence(one_way, owner, policy):
     # The evidence is genuine, but for the replica's own key, and TLS is made with the owner's.
     with (
@@ -89,16 +97,23 @@ def test_certificates_are_checked_beside_evidence(one_way, owner, policy):
     assert one_way.log == ["GetEvidence"]
 
 
+@both_protocols
 def test_evidence_does_not_make_up_for_a_certificate(replica, owner, policy):
     with Client(replica.target, policy, certificates=roots(owner)) as client, pytest.raises(ServerNotAcceptedError):
         client.predict(INPUTS, model="classifier")
     assert replica.log == []
 
 
+@both_protocols
 def test_a_client_certificate_goes_along_with_evidence(start, identities, good_attester, owner, policy):
     identity = identities[0]
     pair = (bytes(identity.private_key_pem().reveal()), identity.certificate_pem())
-    both = grpc.ssl_server_credentials([pair], owner.path("ca.pem").read_bytes(), require_client_auth=True)
+    tls = server_context(identity, "http/1.1")
+    tls.load_verify_locations(owner.path("ca.pem"))
+    tls.verify_mode = ssl.CERT_REQUIRED
+    both = Credentials(
+        grpc.ssl_server_credentials([pair], owner.path("ca.pem").read_bytes(), require_client_auth=True), tls
+    )
     replica = start(identity, good_attester, credentials=both)
     shown = OwnerCertificates(certificate=owner.path("client.pem"), key=owner.path("client.key"))
     with Client(replica.target, policy, certificates=shown) as client:

@@ -22,7 +22,7 @@ from test_client_channel import PREDICT, request, stub
 
 from sealserve.addresses import Address
 from sealserve.client.aio import AsyncClient
-from sealserve.client.with_grpcio.local_user import user_of
+from sealserve.client.local_user import user_of
 from sealserve.client.with_grpcio.proxy import Proxy
 from sealserve.errors import InputError, MachineError
 
@@ -263,7 +263,7 @@ def test_a_path_that_is_no_method_goes_nowhere(path, proxy, replica):
 
 def test_another_local_user_is_turned_away(proxy, replica, monkeypatch):
     address = proxy(replica.target)
-    monkeypatch.setattr("sealserve.client.with_grpcio.doors.os.geteuid", lambda: 54321)
+    monkeypatch.setattr("sealserve.client.doors.os.geteuid", lambda: 54321)
     assert refused(address).code() is grpc.StatusCode.UNAVAILABLE
     assert replica.log == []
     insecure = proxy(replica.target, insecure_any_local_user=True)

@@ -21,9 +21,9 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 
 from sealserve.addresses import Address
+from sealserve.client.doors import SocketFile, is_own
+from sealserve.client.local_user import user_of
 from sealserve.client.with_grpcio import proxy as module
-from sealserve.client.with_grpcio.doors import SocketFile, is_own
-from sealserve.client.with_grpcio.local_user import user_of
 from sealserve.client.with_grpcio.proxy import Proxy
 from sealserve.client.with_grpcio.relay import Relay
 from sealserve.errors import InputError, MachineError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sealserve.client.deadline import Deadline
-from sealserve.client.errors import DeadlinePassedError, TargetUnreachableError
+from sealserve.client.errors import DeadlinePassedError, NotProcessedError, TargetUnreachableError
 from sealserve.client.retries import Retries
 
 
@@ -29,3 +29,10 @@ def test_a_call_that_only_ran_out_of_time_says_so() -> None:
     with pytest.raises(DeadlinePassedError) as caught:
         retries.pause_after(late, sent=False, reached=True)
     assert caught.value is late
+
+
+def test_what_was_answered_is_not_repeated_because_a_later_question_was_not_taken() -> None:
+    not_taken = NotProcessedError("the server ends this connection")
+    assert Retries(Deadline(5), repeatable=False).pause_after(not_taken, sent=True, reached=True) > 0
+    with pytest.raises(NotProcessedError):
+        Retries(Deadline(5), repeatable=False).pause_after(not_taken, sent=True, answered=True, reached=True)

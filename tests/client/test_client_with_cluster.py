@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ import grpc
 import yaml
 
 from sealserve.client import Client
+from sealserve.deploy import load_deployment
 from sealserve.evidence import AppraisalPolicy
+from sealserve.local.layout import Layout
+from sealserve.local.state import read_state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -39,9 +43,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sealserve(directory, "init", "--name", "test", "--model", "model", "--model-name", "classifier")
     file = directory / "deployment.yaml"
     settings = yaml.safe_load(file.read_text())
-    file.write_text(
-        yaml.safe_dump(settings | {"broker": {"listen": "127.0.0.1:0"}, "gateway": {"listen": "127.0.0.1:0"}})
-    )
+    gateway = {"listen": "127.0.0.1:0", "rest_listen": "127.0.0.1:0"}
+    file.write_text(yaml.safe_dump(settings | {"broker": {"listen": "127.0.0.1:0"}, "gateway": gateway}))
     try:
         sealserve(directory, "up", "--detach")
         yield directory
@@ -50,11 +53,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def proxy(directory: Path) -> Iterator[str]:
+def proxy(directory: Path) -> Iterator[tuple[str, str]]:
+    """The addresses for gRPC and for REST."""
     command = [sys.executable, "-m", "sealserve", "proxy", "--listen", "127.0.0.1:0", "--json"]
+    command += ["--rest-listen", "127.0.0.1:0"]
     process = subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True)
     try:
-        yield json.loads(process.stdout.readline())["listening"][0]
+        told = json.loads(process.stdout.readline())
+        yield told["listening"][0], told["rest_listening"][0]
     finally:
         process.terminate()
         process.wait(20)
@@ -68,7 +74,7 @@ def test_stubs_of_tensorflow_serving_get_the_same_answer_through_the_proxy(clust
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "classifier"
     request.inputs["images"].CopyFrom(tensorflow.make_tensor_proto(picture))
-    with proxy(cluster) as address, grpc.insecure_channel(address) as channel:
+    with proxy(cluster) as (address, _), grpc.insecure_channel(address) as channel:
         answer = service.PredictionServiceStub(channel).Predict(request, timeout=30)
     through = tensorflow.make_ndarray(answer.outputs["probabilities"])
     gateway = json.loads(sealserve(cluster, "status", "--json"))["gateway"]
@@ -76,6 +82,28 @@ def test_stubs_of_tensorflow_serving_get_the_same_answer_through_the_proxy(clust
     with Client(gateway, policy) as client:
         direct = client.predict({"images": picture}, model="classifier").outputs["probabilities"]
     np.testing.assert_allclose(through, direct, atol=1e-5)
+
+
+def test_curl_gets_the_same_answer_through_the_proxy_and_the_gateway(cluster):
+    picture = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    (cluster / "body.json").write_text(json.dumps({"instances": picture.tolist()}))
+    with proxy(cluster) as (_, address):
+        command = [shutil.which("curl") or pytest.skip("needs curl"), "-sS", "-i", "--data-binary", "@body.json"]
+        done = subprocess.run(
+            [*command, f"http://{address}/v1/models/classifier:predict"], cwd=cluster, capture_output=True, check=True
+        )
+    head, _, body = done.stdout.rpartition(b"\r\n\r\n")
+    assert b"200 OK" in head
+    assert b"sealserve-model-version: 1" in head
+    rest = read_state(Layout(load_deployment(cluster / "deployment.yaml").state)).rest
+    policy = AppraisalPolicy.load(cluster / ".sealserve" / "client" / "policy.yaml")
+    with Client(f"https://{rest}", policy) as client:
+        direct = client.predict({"images": picture}, model="classifier").outputs["probabilities"]
+    np.testing.assert_allclose(json.loads(body)["predictions"], direct, atol=1e-5)
+    assert "ACCEPTED" in sealserve(cluster, "verify", f"https://{rest}")
+    np.save(cluster / "picture.npy", picture)
+    shown = sealserve(cluster, "predict", "--target", f"https://{rest}", "--npy", "images=picture.npy")
+    assert "replica-" in shown
 
 
 def test_the_seeds_flags_and_the_bench_measure_it(cluster):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from replica_parties import Callers, Place, answer
 
-from sealserve.client import attest
+from sealserve.client import Client, attest
+from sealserve.evidence import AppraisalPolicy
 
 
 @pytest.fixture
@@ -176,3 +178,23 @@ def test_many_rotations_in_a_row_fail_no_request(place: Place) -> None:
         assert callers.failures == []
         assert all(mine == sorted(mine) and mine[-1] == 8 for mine in callers.answers)
         assert replica.stop() == 0
+
+
+@pytest.mark.parametrize("scheme", ["", "https://"])
+def test_clients_that_pin_both_models_fail_no_request_when_one_follows_the_other(place: Place, scheme: str) -> None:
+    policy = place.policy(place.mrenclave)
+    document = json.loads(policy.read_text())
+    with place.broker(), place.replica("--rest-listen", "127.0.0.1:0") as replica:
+        ready = replica.until("replica-ready")
+        new = place.seal(place.directory / "new", factor=3, version=2)
+        policy.write_text(json.dumps(document | {"models": [place.first.hex(), new.hex()]}))
+        target = f"{scheme}127.0.0.1:{ready['rest_port' if scheme else 'port']}"
+        with Client(target, AppraisalPolicy.load(policy)) as client, Callers(client) as callers:
+            callers.more()
+            place.bring(place.directory / "new")
+            with place.administration() as administration:
+                administration.switch_grant("d", digest=new, model_version=2)
+            replica.until("model-served", 2)
+            callers.more()
+        assert callers.failures == []
+        assert {value for mine in callers.answers for value in mine} == {2.0, 3.0}

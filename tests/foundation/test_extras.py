@@ -56,7 +56,11 @@ def modules_outside(extra: str) -> list[str]:
     ("extra", "rooms", "never"),
     [
         ("", ["sealing", "deploy"], {"grpc", "numpy", "openvino", "dcap_qvl"}),
-        ("client", ["evidence", "ratls", "wire", "client"], {"openvino", "tensorflow", "grpc", "grpc_health"}),
+        (
+            "client",
+            ["evidence", "ratls", "wire", "client"],
+            {"openvino", "tensorflow", "grpc", "grpc_health", "aiohttp"},
+        ),
         ("client,grpc", ["client"], {"openvino", "tensorflow", "grpc_health"}),
         ("broker", ["evidence", "ratls", "sealing", "broker"], {"openvino", "grpc", "numpy", "PIL"}),
         ("server", ["evidence", "ratls", "wire", "sealing", "serving", "enclave"], {"PIL", "h2", "tensorflow"}),
@@ -67,8 +71,8 @@ def test_an_extra_brings_what_its_rooms_import_and_no_other_partys_packages(
     extra: str, rooms: list[str], never: set[str]
 ) -> None:
     outside = modules_outside(extra)
-    # What programs with gRPC of their own need has an extra of its own, and so has the second engine.
-    skipped = [] if "grpc" in extra else [".with_grpcio"]
+    # What programs with gRPC or REST of their own need has an extra of its own, and so has the second engine.
+    skipped = [] if "grpc" in extra else [".with_grpcio", ".with_aiohttp"]
     skipped += [] if "tensorflow" in extra else [".serving.tensorflow"]
     assert never <= set(outside), "the extra installs another party's packages"
     done = subprocess.run(

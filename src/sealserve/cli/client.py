@@ -13,7 +13,7 @@ from sealserve.errors import InputError
 
 
 @click.command(short_help="Check the replica, send it inputs, print the answer.")
-@click.option("--target", help="HOST:PORT of the gateway or of a replica.")
+@click.option("--target", help="HOST:PORT of the gateway or of a replica, or https://HOST:PORT for REST.")
 @endpoint_options
 @click.option("--model", help="Name of the model; if not given, the deployment's or the only one that is served.")
 @click.option("--version", type=int, help="Version of the model; the newest if not given.")

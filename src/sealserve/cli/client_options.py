@@ -30,6 +30,8 @@ class Endpoint:
     server_name: str | None
     model: str | None
     certificates: OwnerCertificates | None = None
+    rest: str | None = None
+    """Where the deployment's cluster speaks REST: ``https://HOST:PORT``."""
     deployment_file: Path | None = None
     """The deployment that the policy is of; None if the policy was named itself."""
 
@@ -85,7 +87,7 @@ def endpoint(
         return Endpoint(target, None, server_name, model, certificates)
     if deployment_file is None and not (target and policy) and Path(FILE_NAME).exists():
         deployment_file = Path(FILE_NAME)
-    policy_is_given = True
+    policy_is_given, rest = True, None
     if deployment_file is not None:
         from sealserve.local.layout import Layout
         from sealserve.local.state import read_state
@@ -98,6 +100,9 @@ def endpoint(
                 f"no cluster of {deployment_file} runs, and its port is known only while it does",
                 hint="Start it with `sealserve up`, or name the target and the policy yourself.",
             )
+        listen = deployment.gateway.rest_listen
+        known = state.rest if state else str(listen.reachable_here()) if listen is not None and listen.port else None
+        rest = f"https://{known}" if known else None
         target = target or (state.gateway if state else str(deployment.gateway.listen.reachable_here()))
         policy_is_given = policy is not None
         policy = policy or layout.client_policy
@@ -112,7 +117,8 @@ def endpoint(
             f"whom to call is not known: {missing}",
             hint=f"Give both, or name the {FILE_NAME} of a cluster on this machine with -f.",
         )
-    return Endpoint(target, policy, server_name, model, certificates, None if policy_is_given else deployment_file)
+    file = None if policy_is_given else deployment_file
+    return Endpoint(target, policy, server_name, model, certificates, rest, file)
 
 
 def endpoint_options(command: _Command) -> _Command:

@@ -50,7 +50,7 @@ def verify(
     then: bool,
     as_json: bool,
 ) -> None:
-    """Check the replica at TARGET (HOST:PORT) and report every check.
+    """Check the replica at TARGET (HOST:PORT, or https://HOST:PORT for REST) and report every check.
 
     Nothing but a random nonce is sent. The exit code is 0 if the replica is accepted and 4 if it is not.
 

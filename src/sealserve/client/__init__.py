@@ -31,6 +31,7 @@ from sealserve.client.labels import imagenet_labels
 from sealserve.client.messages import Prediction
 from sealserve.client.metadata import ModelMetadata, Signature, TensorSpec
 from sealserve.client.reply import Reply
+from sealserve.client.rest.reply import RestReply
 from sealserve.client.server_name import DEFAULT_SERVER_NAME
 from sealserve.client.tls import OwnerCertificates
 
@@ -51,6 +52,7 @@ __all__ = [
     "Prediction",
     "Reply",
     "RequestRefusedError",
+    "RestReply",
     "ServedModel",
     "ServerFaultError",
     "ServerNotAcceptedError",

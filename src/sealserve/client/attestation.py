@@ -1,16 +1,15 @@
 """Getting evidence from a replica and judging it.
 
-One question, ``sealserve.v1.Attestation/GetEvidence``, with 32 fresh random bytes. The answer's quote must carry, as
-its report data, a hash over those bytes, over the public key of *this connection's* TLS certificate, and over what
-the replica claims to serve (``docs/attestation-protocol.md``). So evidence cannot be old (other nonce), cannot be
-another replica's (other key: a relay or a man in the middle), and its claims cannot be changed. Whether the enclave
-is one to trust is the policy's word.
+One question, ``sealserve.v1.Attestation/GetEvidence`` or the same over REST, with 32 fresh random bytes. The answer's
+quote must carry, as its report data, a hash over those bytes, over the public key of *this connection's* TLS
+certificate, and over what the replica claims to serve (``docs/attestation-protocol.md``). So evidence cannot be old
+(other nonce), cannot be another replica's (other key: a relay or a man in the middle), and its claims cannot be
+changed. Whether the enclave is one to trust is the policy's word.
 """
 
 from __future__ import annotations
 
 import secrets
-import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,34 +18,33 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import DecodeError
 
-from sealserve.addresses import Address, parse_address
+from sealserve.client.connection import Connection
 from sealserve.client.deadline import Deadline
+from sealserve.client.endpoint import Endpoint
 from sealserve.client.errors import (
     ConnectionLostError,
     EvidenceMissingError,
     MalformedReplyError,
+    ModelChangedError,
+    ModelChangingError,
     ModelNotAcceptedError,
 )
-from sealserve.client.grpc_connection import GrpcConnection
+from sealserve.client.protocols import Exchange, Grpc, Rest
 from sealserve.client.reply import Reply
-from sealserve.client.server_name import DEFAULT_SERVER_NAME, check_server_name
+from sealserve.client.server_name import DEFAULT_SERVER_NAME
 from sealserve.client.status import Code, error_of, printable
-from sealserve.client.tls import OwnerCertificates, Peer, TlsFacts, client_context
+from sealserve.client.tls import OwnerCertificates, Peer, TlsFacts
 from sealserve.client.transport import connect
 from sealserve.evidence import AppraisalPolicy, Collateral, VerifiedEvidence
 from sealserve.ratls.binding import client_report_data
 from sealserve.wire import attestation_pb2
 
-GET_EVIDENCE = "/sealserve.v1.Attestation/GetEvidence"
 NONCE_SIZE = 32
 CONNECT_SECONDS = 10.0
 EVIDENCE_SECONDS = 10.0
 """How long a replica may take to make a connection and to give evidence, within the caller's deadline."""
 
-MAX_EVIDENCE = 256 * 1024
-"""Bytes of an answer with evidence; a quote has about 5 KB."""
-
-_HINT = "Check that this is the gRPC address of a sealserve replica."
+_HINT = "Check that this is the address of a sealserve replica: host:port for gRPC, https://host:port for REST."
 _MAX_MODELS = 1000
 
 
@@ -136,61 +134,59 @@ def attest(
 ) -> VerifiedReplica:
     """Check the replica that answers at ``target``, on one connection that is closed afterwards.
 
-    :param target: ``host:port``. :param server_name: sent as SNI. :param certificates: of the owner, to be checked or
+    :param target: ``host:port`` for gRPC, ``https://host:port`` for REST.
+    :param server_name: sent as SNI. :param certificates: of the owner, to be checked or
         shown beside the evidence. :param timeout: seconds for all of it.
     :raises TrustError: there is no evidence, it is not genuine, not bound to this connection, or not accepted.
     :raises UnavailableError: the target cannot be reached or is silent.
     """
     deadline = Deadline(timeout)
-    name = check_server_name(server_name)
-    context = client_context(certificates, evidence=True)
-    connection = open_connection(parse_address(target), context, server_name=name, deadline=deadline)
+    connection = open_connection(Endpoint.attested(target, server_name, certificates), deadline)
     try:
         return judge(request_evidence(connection, deadline), policy)
     finally:
         connection.close()
 
 
-def open_connection(
-    target: Address, context: ssl.SSLContext, *, server_name: str, deadline: Deadline
-) -> GrpcConnection:
+def open_connection(endpoint: Endpoint, deadline: Deadline) -> Connection:
     """A connection on which nothing was asked yet; see :func:`sealserve.client.transport.connect` for errors."""
-    transport = connect(target, context, server_name=server_name, deadline=deadline.within(CONNECT_SECONDS))
-    return GrpcConnection(transport, authority=server_name)
+    transport = connect(endpoint, deadline.within(CONNECT_SECONDS))
+    return Connection(transport, endpoint.protocol, authority=endpoint.authority)
 
 
-def request_evidence(connection: GrpcConnection, deadline: Deadline) -> PresentedEvidence:
+def request_evidence(connection: Connection, deadline: Deadline) -> PresentedEvidence:
     """Ask for evidence with a fresh nonce.
 
     :raises EvidenceMissingError: the peer is no replica or does not behave like one.
     :raises UnavailableError: it went away, is silent, or cannot give evidence now.
     """
-    question = EvidenceQuestion()
-    limit = deadline.within(EVIDENCE_SECONDS)
+    question = EvidenceQuestion(connection.protocol)
     try:
-        reply = connection.call(GET_EVIDENCE, [question.message], deadline=limit, max_reply=MAX_EVIDENCE)
+        return question.read(connection.run(question.exchange, deadline.within(EVIDENCE_SECONDS)), connection.peer)
     except MalformedReplyError as error:
         raise question.not_answered(error) from error
-    return question.read(reply, connection.peer)
 
 
 class EvidenceQuestion:
     """One question for evidence: its nonce, and reading what came for it. Whoever asks does the I/O."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: Grpc | Rest) -> None:
         self._nonce = secrets.token_bytes(NONCE_SIZE)
-        self.message = attestation_pb2.EvidenceRequest(nonce=self._nonce).SerializeToString()
+        self._protocol = protocol
+        self.exchange: Exchange = protocol.question(attestation_pb2.EvidenceRequest(nonce=self._nonce))
 
     def not_answered(self, error: MalformedReplyError) -> EvidenceMissingError:
         """What it means that the reply broke a protocol's rule."""
         return EvidenceMissingError(f"no evidence: {error.message}", hint=_HINT)
 
-    def read(self, reply: Reply, peer: Peer) -> PresentedEvidence:
-        """The evidence in a reply.
+    def read(self, answer: Any, peer: Peer) -> PresentedEvidence:
+        """The evidence in an answer.
 
         :param peer: of the connection that it came on.
         :raises EvidenceMissingError: there is none. :raises UnavailableError: there is none now.
+        :raises MalformedReplyError: it broke a protocol's rule.
         """
+        reply: Reply = self._protocol.evidence(answer)
         if reply.status in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}:
             raise error_of(reply)
         if reply.status in {Code.RESOURCE_EXHAUSTED, Code.CANCELLED}:
@@ -258,10 +254,10 @@ def check_answer(replica: VerifiedReplica, policy: AppraisalPolicy, model: str, 
 
     A replica that exchanges its model answers with a version that its last evidence does not name: time to ask again.
 
-    :raises ModelNotAcceptedError: it is none of them.
+    :raises ModelChangedError: it is none of them.
     """
     if policy.models and not any((m.name, m.version) == (model, version) for m in replica.claims.models):
-        raise ModelNotAcceptedError(
+        raise ModelChangedError(
             f"the answer is of {printable(model) or 'no model'} version {version}, "
             "which the replica's evidence does not name",
             hint="The replica serves what it did not attest. Tell whoever runs it.",
@@ -271,14 +267,15 @@ def check_answer(replica: VerifiedReplica, policy: AppraisalPolicy, model: str, 
 def check_models(claims: Claims, policy: AppraisalPolicy) -> None:
     """Every model that the replica serves must be on the policy's list, where it has one.
 
-    :raises ModelNotAcceptedError: one is not, or none is served.
+    :raises ModelChangingError: one is and one is not. :raises ModelNotAcceptedError: none is, or none is served.
     """
     accepted = set(policy.models)
     if not accepted:
         return
     others = [f"{m.name} version {m.version} ({m.digest.hex()})" for m in claims.models if m.digest not in accepted]
     if others or not claims.models:
-        raise ModelNotAcceptedError(
+        kind = ModelChangingError if len(others) < len(claims.models) else ModelNotAcceptedError
+        raise kind(
             f"the replica serves {', '.join(others) or 'no model'}, which the policy's models do not list",
             hint="If the model was changed on purpose, add its digest to `models` in the policy.",
         )

@@ -184,9 +184,7 @@ def measure_verification(
     for _ in range(times):
         deadline = Deadline(timeout)
         moments = [time.perf_counter()]
-        connection = open_connection(
-            endpoint.address, endpoint.context, server_name=endpoint.server_name, deadline=deadline
-        )
+        connection = open_connection(endpoint, deadline)
         try:
             moments.append(time.perf_counter())
             presented = request_evidence(connection, deadline)

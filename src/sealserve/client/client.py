@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from numpy.typing import ArrayLike
 
 from sealserve.client.attestation import VerifiedReplica
+from sealserve.client.calls import Answer, calls_of
 from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
 from sealserve.client.headers import Metadata
 from sealserve.client.judgements import Judgements, boot_time
-from sealserve.client.messages import (
-    GET_MODEL_METADATA,
-    PREDICT,
-    Prediction,
-    answering_model,
-    metadata_request,
-    parse,
-    predict_request,
-    read_outputs,
-)
-from sealserve.client.metadata import FIELD, ModelMetadata, read_metadata
+from sealserve.client.messages import Prediction, answering_model
+from sealserve.client.metadata import ModelMetadata
 from sealserve.client.pool import Borrowed, VerifiedPool
-from sealserve.client.receipts import ReceiptWish
+from sealserve.client.protocols import GRPC, REST, Exchange, Grpc, Rest, UnaryCall
+from sealserve.client.receipts import ReceiptWish, with_wish
 from sealserve.client.reply import Reply
+from sealserve.client.rest.reply import RestReply
+from sealserve.client.rest.request import Headers, RestRequest
 from sealserve.client.retries import RETRIED, Retries
 from sealserve.client.settings import DEFAULT_SIGNATURE, DEFAULT_TIMEOUT, Limits, require_policy
-from sealserve.client.status import Code, error_of
 from sealserve.client.tls import OwnerCertificates
 from sealserve.errors import InputError
 from sealserve.evidence import AppraisalPolicy
-from sealserve.wire.tensorflow_serving_pb2 import GetModelMetadataResponse, PredictResponse
 
 _Result = TypeVar("_Result")
 
@@ -46,6 +39,7 @@ class Caller:
     def __init__(self, pool: VerifiedPool, limits: Limits) -> None:
         self._pool = pool
         self._max_reply = limits.max_reply_bytes
+        self._calls = calls_of(pool.protocol, limits.max_reply_bytes)
         self._closed = False
 
     def predict(
@@ -63,7 +57,7 @@ class Caller:
 
         :param inputs: an array for each input of the signature; arrays must not change until this returns.
         :param version: the newest that is served, if None. :param outputs: names of those to return; all if empty.
-        :param receipt: ask for one, which is checked and kept with the answer (``docs/receipts.md``).
+        :param receipt: ask for one, which is checked and kept with the answer (``docs/receipts.md``); over gRPC.
         :param timeout: seconds for all of it.
         :raises TrustError: the server is not accepted; nothing of the inputs was sent to it. Or its receipt is missing
             or wrong; the answer is withheld.
@@ -72,32 +66,24 @@ class Caller:
         """
         started = time.monotonic()
         deadline = Deadline(timeout)
-        message = predict_request(inputs, model=model, signature=signature, version=version, outputs=outputs)
-        wish = self._wish(PREDICT, message) if receipt else None
+        request = self._calls.predict(inputs, model=model, signature=signature, version=version, outputs=outputs)
+        request, wish = with_wish(request, self._pool.policy) if receipt else (request, None)
 
-        def read(reply: Reply, borrowed: Borrowed) -> PredictResponse:
-            response = parse(PredictResponse, require_success(reply).message)
-            spec = response.model_spec
-            self._pool.check_answer(borrowed, spec.name, spec.version.value, deadline)
+        def read(reply: Any, borrowed: Borrowed) -> Answer:
+            answer = self._calls.prediction(reply)
+            self._pool.check_answer(borrowed, answer.model, answer.version, deadline)
             if wish is not None:
-                answered = (spec.name, spec.version.value)
-                wish.check(reply, borrowed.verified, self._pool.policy, answered=answered)
-            return response
+                wish.check(reply, borrowed.verified, self._pool.policy, answered=(answer.model, answer.version))
+            return answer
 
-        response, replica = self._call(PREDICT, message, deadline, read, wish=wish)
-        arrays = read_outputs(response, self._max_reply)
+        answer, replica = self._call(request, deadline, read, wish=wish)
         checked = wish.receipt if wish else None
-        return Prediction(arrays, response.model_spec.version.value, replica, time.monotonic() - started, checked)
+        return Prediction(answer.outputs(), answer.version, replica, time.monotonic() - started, checked)
 
     def metadata(self, model: str, *, version: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> ModelMetadata:
         """The signatures of a model; errors as :meth:`predict`."""
-        reply, _ = self._call(
-            GET_MODEL_METADATA,
-            metadata_request(model, version, FIELD),
-            Deadline(timeout),
-            lambda reply, _: require_success(reply),
-        )
-        return read_metadata(parse(GetModelMetadataResponse, reply.message))
+        request = self._calls.metadata(model, version)
+        return self._call(request, Deadline(timeout), lambda reply, _: self._calls.signatures(reply))[0]
 
     def call(
         self,
@@ -116,8 +102,9 @@ class Caller:
         :param method: ``/package.Service/Method``. :param message: serialized. :param metadata: to send along.
         :param receipt: as of :meth:`predict`; it is in the reply, if that has a message.
         :raises TrustError: the server is not accepted. :raises UnavailableError: no server answered in time.
-        :raises InputError: method or metadata cannot be sent.
+        :raises InputError: method or metadata cannot be sent, or the target speaks REST.
         """
+        require_protocol(self._pool.protocol, GRPC)
         deadline = Deadline(timeout)
 
         def read(reply: Reply, borrowed: Borrowed) -> Reply:
@@ -127,12 +114,44 @@ class Caller:
                 return replace(reply, receipt=wish.check(reply, borrowed.verified, self._pool.policy))
             return reply
 
-        wish = self._wish(method, [message]) if receipt else None
-        return self._call(method, [message], deadline, read, metadata, repeatable=False, wish=wish)[0]
+        call = UnaryCall(method, [message], self._max_reply, metadata)
+        request, wish = with_wish(call, self._pool.policy) if receipt else (call, None)
+        return self._call(request, deadline, read, repeatable=False, wish=wish)[0]
 
-    def _wish(self, method: str, message: Sequence[bytes | memoryview]) -> ReceiptWish:
-        require_evidence_for_receipts(self._pool.policy)
-        return ReceiptWish(method, message)
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        headers: Headers = (),
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> RestReply:
+        """Send any REST request, and take the answer as it is.
+
+        An inference, GET and HEAD are repeated where nobody answered; others only when it is certain that no server
+        began with them. A status that the server gives is in the reply and is not raised.
+
+        :param method: ``GET``, ``HEAD`` or ``POST``. :param path: ``/v1/models/m:predict``, escaped, with its query.
+        :param headers: to send along. Answers are not asked for compressed.
+        :raises TrustError: the server is not accepted. :raises UnavailableError: no server answered in time.
+        :raises InputError: it cannot be sent, or the target speaks gRPC.
+        """
+        require_protocol(self._pool.protocol, REST)
+        deadline = Deadline(timeout)
+        request = RestRequest(method, path, [body], headers, self._max_reply)
+
+        def read(reply: RestReply, borrowed: Borrowed) -> RestReply:
+            if self._pool.lists_models and (answering := request.answering_model(reply)):
+                self._pool.check_answer(borrowed, *answering, deadline)
+            return reply
+
+        return self._call(request, deadline, read, repeatable=request.repeatable)[0]
+
+    @property
+    def protocol(self) -> Grpc | Rest:
+        """What the target speaks."""
+        return self._pool.protocol
 
     def drop_connections(self) -> None:
         """Let later calls make new connections, which a balancer may send to other replicas."""
@@ -153,36 +172,29 @@ class Caller:
 
     def _call(
         self,
-        method: str,
-        message: Sequence[bytes | memoryview],
+        request: Exchange,
         deadline: Deadline,
-        read: Callable[[Reply, Borrowed], _Result],
-        metadata: Metadata = (),
+        read: Callable[[Any, Borrowed], _Result],
         *,
         repeatable: bool = True,
         wish: ReceiptWish | None = None,
     ) -> tuple[_Result, VerifiedReplica | None]:
-        if wish is not None:
-            metadata = (*metadata, *wish.metadata)
         retries = Retries(deadline, repeatable=repeatable)
         while True:
             if self._closed:
                 raise InputError("this client was closed")
-            sent = False
+            sent = answered = False
             try:
                 with self._pool.borrow(deadline) as borrowed:
                     sent = True
-                    reply = borrowed.connection.call(
-                        method,
-                        message,
-                        deadline=deadline,
-                        max_reply=self._max_reply,
-                        metadata=metadata,
-                        while_waiting=wish.hash_request if wish else None,
+                    reply = borrowed.connection.run(
+                        request, deadline, while_waiting=wish.hash_request if wish else None
                     )
+                    answered = True
                     return (read(reply, borrowed), borrowed.replica)
             except RETRIED as error:
-                time.sleep(retries.pause_after(error, sent=sent, reached=self._pool.reached))
+                pause = retries.pause_after(error, sent=sent, answered=answered, reached=self._pool.reached)
+                time.sleep(pause)
 
 
 class Client(Caller):
@@ -191,7 +203,8 @@ class Client(Caller):
     No byte of an input leaves before the replica at the other end of the very connection that carries it was appraised
     by ``policy``, at most ``max_evidence_age`` seconds ago.
 
-    :param target: ``host:port`` of a replica, or of a gateway that passes TLS through.
+    :param target: of a replica, or of a gateway that passes TLS through: ``host:port`` speaks gRPC,
+        ``https://host:port`` speaks REST.
     :param policy: what enclaves to accept; replace it by assigning :attr:`policy`.
     :param server_name: TLS server name (SNI) by which a gateway routes.
     :param certificates: of the owner, to be checked or shown beside the evidence.
@@ -256,14 +269,11 @@ class InsecureClient(Caller):
         super().__init__(VerifiedPool(endpoint, None, judgements, max_connections=max_connections), limits)
 
 
-def require_evidence_for_receipts(policy: AppraisalPolicy | None) -> None:
-    """:raises InputError: there is no policy: nobody would know whose signature it is."""
-    if policy is None:
-        raise InputError("a receipt was asked for without evidence", hint="Use Client, with a policy.")
-
-
-def require_success(reply: Reply) -> Reply:
-    """The reply itself. :raises SealserveError: its status is not OK."""
-    if reply.status != Code.OK:
-        raise error_of(reply)
-    return reply
+def require_protocol(spoken: Grpc | Rest, wanted: Grpc | Rest) -> None:
+    """:raises InputError: the target speaks the other one."""
+    if spoken is not wanted:
+        known = {GRPC: ("gRPC", "host:port"), REST: ("REST", "https://host:port")}
+        raise InputError(
+            f"this client speaks {known[spoken][0]}, and this is a call of {known[wanted][0]}",
+            hint=f"Make a client with the target {known[wanted][1]}.",
+        )

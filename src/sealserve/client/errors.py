@@ -57,5 +57,13 @@ class ModelNotAcceptedError(PolicyRefusedError):
     """The enclave is accepted, but it serves a model whose digest the policy does not list."""
 
 
+class ModelChangingError(ModelNotAcceptedError):
+    """The replica names a model that the policy lists and one that it does not, as it does while it exchanges them."""
+
+
+class ModelChangedError(ModelNotAcceptedError):
+    """The answer is of a model that the replica names neither before nor after it. Asking again may help."""
+
+
 class ServerNotAcceptedError(TrustError):
     """The server's certificate does not lead to the roots that were given, or is for another name."""

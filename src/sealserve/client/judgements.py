@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sealserve.addresses import Address
 from sealserve.client.attestation import VerifiedReplica
+from sealserve.client.deadline import Deadline
+from sealserve.client.errors import DeadlinePassedError
 from sealserve.errors import TrustError
 from sealserve.evidence import AppraisalPolicy
 from sealserve.logs import event, get_logger
 
 _log = get_logger(__name__)
+_CHANGE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 def boot_time() -> float:
     """Seconds on a clock that nobody sets and that goes on while the machine sleeps, where there is one."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+def pauses_of_a_change(deadline: Deadline) -> Iterator[float]:
+    """Seconds to wait before evidence is asked for again, while a replica exchanges its model.
+
+    It names both models then, for as long as either may answer: until the requests end that the old one has. A replica
+    that goes on to name both is not waited for any longer than about two seconds, nor beyond ``deadline``.
+    """
+    for pause in _CHANGE_PAUSES:
+        try:
+            if deadline.remaining("waiting for a model to be exchanged") <= pause:
+                return
+        except DeadlinePassedError:
+            return
+        yield pause
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,9 @@ class Judgements:
         for key, judged in list(self._judged.items()):
             if now - judged.asked_at > self._max_age:
                 self._judged.pop(key, None)
-        self._judged[replica.spki_digest] = _Judged(replica, policy, asked_at)
+        known = self._judged.get(replica.spki_digest)
+        if known is None or known.policy is not policy or known.asked_at <= asked_at:
+            self._judged[replica.spki_digest] = _Judged(replica, policy, asked_at)
 
     def forget(self, key: bytes) -> None:
         """Ask for evidence again before the next request goes to this key."""

@@ -75,9 +75,14 @@ def read_metadata(response: tensorflow_serving_pb2.GetModelMetadataResponse) -> 
         signatures = tensorflow_serving_pb2.SignatureDefMap.FromString(packed.value)
     except DecodeError as error:
         raise MalformedReplyError("the server told malformed signatures") from error
+    return read_signatures(response.model_spec.name, response.model_spec.version.value, signatures)
+
+
+def read_signatures(model: str, version: int, signatures: tensorflow_serving_pb2.SignatureDefMap) -> ModelMetadata:
+    """The signatures of a model version."""
     return ModelMetadata(
-        model=response.model_spec.name,
-        version=response.model_spec.version.value,
+        model=model,
+        version=version,
         signatures={
             name: Signature(name, _specs(signature.inputs), _specs(signature.outputs))
             for name, signature in signatures.signature_def.items()

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sealserve.client.attestation import VerifiedReplica, check_answer, judge, open_connection, request_evidence
+from sealserve.client.connection import Connection
 from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
-from sealserve.client.errors import ModelNotAcceptedError
-from sealserve.client.grpc_connection import GrpcConnection
-from sealserve.client.judgements import Judgements
+from sealserve.client.errors import DeadlinePassedError, ModelChangedError, ModelChangingError
+from sealserve.client.judgements import Judgements, pauses_of_a_change
+from sealserve.client.protocols import Grpc, Rest
 from sealserve.errors import InputError, TrustError
 from sealserve.evidence import AppraisalPolicy
 
@@ -27,7 +29,7 @@ from sealserve.evidence import AppraisalPolicy
 class Borrowed:
     """A connection for one call, and the replica at its other end; None only where no policy asks for evidence."""
 
-    connection: GrpcConnection
+    connection: Connection
     replica: VerifiedReplica | None
 
     @property
@@ -52,11 +54,16 @@ class VerifiedPool:
         self._endpoint = endpoint
         self._judgements = judgements
         self._changed = threading.Condition()
-        self._idle: list[GrpcConnection] = []
+        self._idle: list[Connection] = []
         self._slots = max_connections
         self._reached = False
         self._generation = 0
         self._closed = False
+
+    @property
+    def protocol(self) -> Grpc | Rest:
+        """What the target speaks."""
+        return self._endpoint.protocol
 
     @property
     def reached(self) -> bool:
@@ -78,12 +85,7 @@ class VerifiedPool:
         connection, generation = self._take_idle(deadline)
         try:
             if connection is None:
-                connection = open_connection(
-                    self._endpoint.address,
-                    self._endpoint.context,
-                    server_name=self._endpoint.server_name,
-                    deadline=deadline,
-                )
+                connection = open_connection(self._endpoint, deadline)
                 self._reached = True
             yield Borrowed(connection, self._checked(connection, deadline))
         except TrustError:
@@ -115,28 +117,39 @@ class VerifiedPool:
             return
         try:
             check_answer(replica, policy, model, version)
-        except ModelNotAcceptedError:
+        except ModelChangedError:
             self._judgements.forget(replica.spki_digest)
             borrowed.replica = replica = self._judge(borrowed.connection, policy, deadline)
             check_answer(replica, policy, model, version)
 
-    def _checked(self, connection: GrpcConnection, deadline: Deadline) -> VerifiedReplica | None:
+    def _checked(self, connection: Connection, deadline: Deadline) -> VerifiedReplica | None:
         policy = self.policy
         if policy is None:
             return None
         return self._judgements.find(connection.peer.key, policy) or self._judge(connection, policy, deadline)
 
-    def _judge(self, connection: GrpcConnection, policy: AppraisalPolicy, deadline: Deadline) -> VerifiedReplica:
-        asked_at = self._judgements.now()
-        try:
-            replica = judge(request_evidence(connection, deadline), policy)
-        except TrustError as error:
-            self._judgements.refuse(error)
-            raise
-        self._judgements.accept(replica, policy, asked_at)
-        return replica
+    def _judge(self, connection: Connection, policy: AppraisalPolicy, deadline: Deadline) -> VerifiedReplica:
+        pauses, changing = pauses_of_a_change(deadline), None
+        while True:
+            asked_at = self._judgements.now()
+            try:
+                replica = judge(request_evidence(connection, deadline), policy)
+            except DeadlinePassedError:
+                if changing is None:
+                    raise
+                raise changing from None
+            except TrustError as error:
+                changing = error if isinstance(error, ModelChangingError) else None
+                pause = next(pauses, None) if changing else None
+                if pause is None:
+                    self._judgements.refuse(error)
+                    raise
+                time.sleep(pause)
+            else:
+                self._judgements.accept(replica, policy, asked_at)
+                return replica
 
-    def _take_idle(self, deadline: Deadline) -> tuple[GrpcConnection | None, int]:
+    def _take_idle(self, deadline: Deadline) -> tuple[Connection | None, int]:
         """An idle connection that is alive, or None: the caller may open one. Either way it holds a slot.
 
         With it comes the generation to give it back under.
@@ -152,7 +165,7 @@ class VerifiedPool:
                 connection.close()
             return None, self._generation
 
-    def _give_back(self, connection: GrpcConnection | None, generation: int) -> None:
+    def _give_back(self, connection: Connection | None, generation: int) -> None:
         usable = connection is not None and connection.reusable
         with self._changed:
             self._slots += 1

@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sealserve.client.attestation import VerifiedReplica
 from sealserve.client.errors import ModelNotAcceptedError, ReceiptMismatchError, ReceiptMissingError
 from sealserve.client.headers import Metadata
 from sealserve.client.kept import presented_as_dict
+from sealserve.client.protocols import Exchange, UnaryCall
 from sealserve.client.reply import Reply
 from sealserve.client.status import printable
 from sealserve.errors import InputError
@@ -87,6 +88,21 @@ class Receipt:
         write_atomically(path, json.dumps(self.as_dict(messages=messages), indent=1) + "\n")
 
 
+def with_wish(call: Exchange, policy: AppraisalPolicy | None) -> tuple[UnaryCall, ReceiptWish]:
+    """A call that asks for a receipt, and what checks it.
+
+    :raises InputError: it is no call over gRPC; or there is no policy, and nobody would know whose signature it is.
+    """
+    if policy is None:
+        raise InputError("a receipt was asked for without evidence", hint="Use Client, with a policy.")
+    if not isinstance(call, UnaryCall):
+        raise InputError(
+            "there are no receipts over REST", hint="Make a client with the target host:port, which speaks gRPC."
+        )
+    wish = ReceiptWish(call.method, call.message)
+    return replace(call, metadata=(*call.metadata, *wish.metadata)), wish
+
+
 class ReceiptWish:
     """A receipt that is asked for with one call.
 
@@ -101,6 +117,11 @@ class ReceiptWish:
         self._nonce = secrets.token_bytes(_NONCE_SIZE)
         self.metadata: Metadata = ((NONCE_METADATA, self._nonce),)
         self.receipt: Receipt | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message."""
+        return sum(memoryview(part).nbytes for part in self._message)
 
     def hash_request(self) -> bytes:
         """The digest of what is sent; best called while the server works, for a large message takes some time."""

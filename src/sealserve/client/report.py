@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sealserve.addresses import parse_address
 from sealserve.client.attestation import (
     Claims,
     PresentedEvidence,
@@ -16,10 +15,10 @@ from sealserve.client.attestation import (
     request_evidence,
 )
 from sealserve.client.deadline import Deadline
+from sealserve.client.endpoint import Endpoint
 from sealserve.client.kept import KeptEvidence
 from sealserve.client.server_name import DEFAULT_SERVER_NAME, check_server_name
 from sealserve.client.stored_claims import PLAIN_TEXT_HOLDS, check_plain_text, claims_as_dict, judge_claims
-from sealserve.client.tls import client_context
 from sealserve.errors import SealserveError, TrustError
 from sealserve.evidence import AppraisalPolicy, VerifiedEvidence
 
@@ -122,9 +121,8 @@ def examine(
 
 def _gather(report: Report, deadline: Deadline) -> None:
     try:
-        address = parse_address(report.target)
-        context = client_context(None, evidence=True)
-        connection = open_connection(address, context, server_name=report.server_name, deadline=deadline)
+        endpoint = Endpoint.attested(report.target, report.server_name, None)
+        connection = open_connection(endpoint, deadline)
     except TrustError as error:
         report.checks.append(Check("connection", "Connection", ok=False, detail=error.message))
         raise

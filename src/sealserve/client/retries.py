@@ -8,6 +8,7 @@ from sealserve.client.deadline import Deadline
 from sealserve.client.errors import (
     ConnectionLostError,
     DeadlinePassedError,
+    ModelChangedError,
     NotProcessedError,
     TargetUnreachableError,
 )
@@ -18,8 +19,12 @@ _SENDINGS = 3
 _FIRST_TRIES = 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 
-RETRIED = (TargetUnreachableError, ConnectionLostError, DeadlinePassedError)
-"""The errors after which another replica, or a later moment, may answer. A refusal of trust is none of them."""
+RETRIED = (TargetUnreachableError, ConnectionLostError, DeadlinePassedError, ModelChangedError)
+"""The errors after which another replica, or a later moment, may answer.
+
+A refusal of trust is none of them, but for an answer that an exchange of models has overtaken: whoever is asked again
+is checked again.
+"""
 
 
 class Retries:
@@ -35,10 +40,11 @@ class Retries:
         self._tries = self._sendings = 0
         self._cause: Exception | None = None
 
-    def pause_after(self, error: Exception, *, sent: bool, reached: bool) -> float:
+    def pause_after(self, error: Exception, *, sent: bool, reached: bool, answered: bool = False) -> float:
         """How long to wait before the next try, in seconds: longer each time, and not in step with other clients.
 
         :param sent: whether the request may have reached a server in this try.
+        :param answered: whether one has answered it, so that the error is of what was asked about the answer.
         :param reached: whether the target ever answered.
         :raises: ``error`` itself, if there is to be no other try. If the deadline comes first, the last error that
             says more than that time ran out.
@@ -46,7 +52,7 @@ class Retries:
         self._tries += 1
         if not isinstance(error, DeadlinePassedError):
             self._cause = error
-        if sent and not isinstance(error, NotProcessedError):
+        if sent and (answered or not isinstance(error, NotProcessedError)):
             self._sendings += 1
             if not self._repeatable:
                 raise error

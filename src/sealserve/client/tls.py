@@ -25,11 +25,10 @@ from sealserve.client.errors import (
     ServerNotAcceptedError,
     TargetUnreachableError,
 )
+from sealserve.client.protocols import Grpc, Rest
 from sealserve.errors import InputError
 from sealserve.files import read_file, read_secret_file
 from sealserve.ratls import spki_digest
-
-ALPN = "h2"
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,10 @@ class Peer:
     facts: TlsFacts
 
 
-def client_context(certificates: OwnerCertificates | None, *, evidence: bool) -> ssl.SSLContext:
+def client_context(certificates: OwnerCertificates | None, alpn: str, *, evidence: bool) -> ssl.SSLContext:
     """A context for connections of a client.
 
+    :param alpn: the protocol that is to be spoken.
     :param certificates: to check the server by and to show; None takes any server.
     :param evidence: whether the server will be asked for evidence before anything is sent.
     :raises InputError: a file is missing or not usable, or there is neither evidence nor a certificate to check.
@@ -78,7 +78,7 @@ def client_context(certificates: OwnerCertificates | None, *, evidence: bool) ->
         raise InputError("without evidence, a server is known by its certificate alone, and none was given")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if evidence else ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols([ALPN])
+    context.set_alpn_protocols([alpn])
     # A ticket would be good for a session whose key nobody asked about.
     context.options |= ssl.OP_NO_TICKET
     if certificates is None or (evidence and certificates.roots is None):
@@ -127,14 +127,16 @@ def _no_password() -> str:
     raise ValueError("the key has a password")
 
 
-def read_peer(tls: ssl.SSLSocket | ssl.SSLObject, target: Address) -> Peer:
+def read_peer(tls: ssl.SSLSocket | ssl.SSLObject, target: Address, protocol: Grpc | Rest) -> Peer:
     """Who is at the other end of a session.
 
-    :raises EvidenceMissingError: it speaks no HTTP/2, or has no certificate that can be read: it is no replica.
+    :raises EvidenceMissingError: it speaks another protocol, or has no certificate that can be read: it is no replica.
     """
-    if tls.selected_alpn_protocol() != ALPN:
+    selected = tls.selected_alpn_protocol()
+    if selected != protocol.alpn and (selected is not None or protocol.requires_alpn):
         raise EvidenceMissingError(
-            f"{target} does not speak HTTP/2 over TLS", hint="Check that this is the gRPC address of a replica."
+            f"{target} does not speak {protocol.title} over TLS",
+            hint="Check the address: host:port is that of gRPC, https://host:port that of REST.",
         )
     cipher = tls.cipher()
     try:

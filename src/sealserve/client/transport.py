@@ -7,8 +7,8 @@ import os
 import socket
 import ssl
 
-from sealserve.addresses import Address
 from sealserve.client.deadline import Deadline
+from sealserve.client.endpoint import Endpoint
 from sealserve.client.errors import TargetUnreachableError
 from sealserve.client.tls import lost, no_connection, no_session, read_peer
 
@@ -20,11 +20,11 @@ _DEAD_PEER = 20
 class TlsTransport:
     """A TLS connection for one thread at a time; ``peer`` is who is at its other end."""
 
-    def __init__(self, tls: ssl.SSLSocket, target: Address) -> None:
+    def __init__(self, tls: ssl.SSLSocket, endpoint: Endpoint) -> None:
         self._tls = tls
-        self._target = target
+        self._target = endpoint.address
         self._process = os.getpid()
-        self.peer = read_peer(tls, target)
+        self.peer = read_peer(tls, endpoint.address, endpoint.protocol)
 
     @property
     def usable_here(self) -> bool:
@@ -89,15 +89,15 @@ class TlsTransport:
             self._tls.close()
 
 
-def connect(target: Address, context: ssl.SSLContext, *, server_name: str, deadline: Deadline) -> TlsTransport:
-    """Connect and shake hands.
+def connect(endpoint: Endpoint, deadline: Deadline) -> TlsTransport:
+    """Connect and shake hands. The server's name is sent as SNI, and looked for in its certificate where TLS checks it.
 
-    :param server_name: sent as SNI, and looked for in the certificate where ``context`` says so.
     :raises TargetUnreachableError: nothing listens, or what listens makes no TLS session.
-    :raises EvidenceMissingError: the server has no certificate that can be read, or speaks no HTTP/2: it is no replica.
-    :raises ServerNotAcceptedError: ``context`` does not accept its certificate.
+    :raises EvidenceMissingError: the server has no certificate that can be read, or speaks another protocol.
+    :raises ServerNotAcceptedError: its certificate is not accepted.
     :raises DeadlinePassedError: the peer is silent.
     """
+    target = endpoint.address
     try:
         plain = socket.create_connection((target.host, target.port), timeout=deadline.remaining("connecting"))
     except TimeoutError:
@@ -110,7 +110,7 @@ def connect(target: Address, context: ssl.SSLContext, *, server_name: str, deadl
     try:
         tune(plain)
         plain.settimeout(deadline.remaining("shaking hands"))
-        tls = context.wrap_socket(plain, server_hostname=server_name, suppress_ragged_eofs=True)
+        tls = endpoint.context.wrap_socket(plain, server_hostname=endpoint.server_name, suppress_ragged_eofs=True)
     except BaseException as error:
         plain.close()
         if isinstance(error, TimeoutError):
@@ -119,7 +119,7 @@ def connect(target: Address, context: ssl.SSLContext, *, server_name: str, deadl
             raise no_session(target, error) from error
         raise
     try:
-        return TlsTransport(tls, target)
+        return TlsTransport(tls, endpoint)
     except BaseException:
         tls.close()
         raise

@@ -54,6 +54,13 @@ class AttestationService:
         return Service("sealserve.v1.Attestation", {"GetEvidence": unary_method(self._get_evidence, EvidenceRequest)})
 
     def _get_evidence(self, request: EvidenceRequest, _: grpc.ServicerContext) -> EvidenceResponse:
+        return self.answer(request)
+
+    def answer(self, request: EvidenceRequest) -> EvidenceResponse:
+        """Evidence for one nonce, whatever protocol it came by: all of them end in the same TLS key.
+
+        :raises RequestError: the nonce has another size.
+        """
         if len(request.nonce) != NONCE_SIZE:
             raise RequestError(f"the nonce must have {NONCE_SIZE} bytes")
         claims = self._claims  # once: they may change while the quote is made

@@ -8,8 +8,6 @@ from sealserve.client.aio.connection import AsyncConnection, connect
 from sealserve.client.attestation import (
     CONNECT_SECONDS,
     EVIDENCE_SECONDS,
-    GET_EVIDENCE,
-    MAX_EVIDENCE,
     EvidenceQuestion,
     VerifiedReplica,
     judge,
@@ -41,10 +39,10 @@ async def attest(
 
 async def ask_and_judge(connection: AsyncConnection, policy: AppraisalPolicy, deadline: Deadline) -> VerifiedReplica:
     """Ask for evidence on a connection; errors as ``request_evidence`` and ``judge`` without asyncio."""
-    question = EvidenceQuestion()
-    limit = deadline.within(EVIDENCE_SECONDS)
+    question = EvidenceQuestion(connection.protocol)
     try:
-        reply = await connection.call(GET_EVIDENCE, [question.message], deadline=limit, max_reply=MAX_EVIDENCE)
+        answer = await connection.run(question.exchange, deadline.within(EVIDENCE_SECONDS))
+        presented = question.read(answer, connection.peer)
     except MalformedReplyError as error:
         raise question.not_answered(error) from error
-    return await asyncio.to_thread(judge, question.read(reply, connection.peer), policy)
+    return await asyncio.to_thread(judge, presented, policy)

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from numpy.typing import ArrayLike
 
 from sealserve.client.aio.pool import AsyncPool, Borrowed
 from sealserve.client.attestation import VerifiedReplica
-from sealserve.client.client import require_evidence_for_receipts, require_success
+from sealserve.client.calls import Answer, calls_of
+from sealserve.client.client import require_protocol
 from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
 from sealserve.client.headers import Metadata
 from sealserve.client.judgements import Judgements, boot_time
-from sealserve.client.messages import (
-    GET_MODEL_METADATA,
-    PREDICT,
-    Prediction,
-    answering_model,
-    metadata_request,
-    parse,
-    predict_request,
-    read_outputs,
-)
-from sealserve.client.metadata import FIELD, ModelMetadata, read_metadata
-from sealserve.client.receipts import ReceiptWish
+from sealserve.client.messages import Prediction, answering_model
+from sealserve.client.metadata import ModelMetadata
+from sealserve.client.protocols import GRPC, REST, Exchange, Grpc, Rest, UnaryCall
+from sealserve.client.receipts import ReceiptWish, with_wish
 from sealserve.client.reply import Reply
+from sealserve.client.rest.reply import RestReply
+from sealserve.client.rest.request import Headers, RestRequest
 from sealserve.client.retries import RETRIED, Retries
 from sealserve.client.settings import DEFAULT_SIGNATURE, DEFAULT_TIMEOUT, Limits, require_policy
 from sealserve.client.tls import OwnerCertificates
 from sealserve.errors import InputError
 from sealserve.evidence import AppraisalPolicy
-from sealserve.wire.tensorflow_serving_pb2 import GetModelMetadataResponse, PredictResponse
 
 _Result = TypeVar("_Result")
 _LONG_TO_HASH = 1 << 20  # bytes: half a millisecond, in which the loop would stand still
@@ -48,6 +42,7 @@ class AsyncCaller:
     def __init__(self, pool: AsyncPool, limits: Limits) -> None:
         self._pool = pool
         self._max_reply = limits.max_reply_bytes
+        self._calls = calls_of(pool.protocol, limits.max_reply_bytes)
         self._closed = False
 
     async def predict(
@@ -64,22 +59,19 @@ class AsyncCaller:
         """Run a model; see :meth:`sealserve.client.Client.predict`."""
         started = time.monotonic()
         deadline = Deadline(timeout)
-        message = predict_request(inputs, model=model, signature=signature, version=version, outputs=outputs)
-        wish = self._wish(PREDICT, message) if receipt else None
+        request = self._calls.predict(inputs, model=model, signature=signature, version=version, outputs=outputs)
+        request, wish = with_wish(request, self._pool.policy) if receipt else (request, None)
 
-        async def read(reply: Reply, borrowed: Borrowed) -> PredictResponse:
-            response = parse(PredictResponse, require_success(reply).message)
-            spec = response.model_spec
-            await self._pool.check_answer(borrowed, spec.name, spec.version.value, deadline)
+        async def read(reply: Any, borrowed: Borrowed) -> Answer:
+            answer = self._calls.prediction(reply)
+            await self._pool.check_answer(borrowed, answer.model, answer.version, deadline)
             if wish is not None:
-                answered = (spec.name, spec.version.value)
-                wish.check(reply, borrowed.verified, self._pool.policy, answered=answered)
-            return response
+                wish.check(reply, borrowed.verified, self._pool.policy, answered=(answer.model, answer.version))
+            return answer
 
-        response, replica = await self._call(PREDICT, message, deadline, read, wish=wish)
-        arrays = read_outputs(response, self._max_reply)
+        answer, replica = await self._call(request, deadline, read, wish=wish)
         checked = wish.receipt if wish else None
-        return Prediction(arrays, response.model_spec.version.value, replica, time.monotonic() - started, checked)
+        return Prediction(answer.outputs(), answer.version, replica, time.monotonic() - started, checked)
 
     async def metadata(
         self,
@@ -90,12 +82,10 @@ class AsyncCaller:
     ) -> ModelMetadata:
         """The signatures of a model; errors as :meth:`predict`."""
 
-        async def read(reply: Reply, _: Borrowed) -> Reply:
-            return require_success(reply)
+        async def read(reply: Any, _: Borrowed) -> ModelMetadata:
+            return self._calls.signatures(reply)
 
-        message = metadata_request(model, version, FIELD)
-        reply, _ = await self._call(GET_MODEL_METADATA, message, Deadline(timeout), read)
-        return read_metadata(parse(GetModelMetadataResponse, reply.message))
+        return (await self._call(self._calls.metadata(model, version), Deadline(timeout), read))[0]
 
     async def call(
         self,
@@ -107,7 +97,7 @@ class AsyncCaller:
         timeout: float = DEFAULT_TIMEOUT,  # noqa: ASYNC109
     ) -> Reply:
         """Call any unary method; see :meth:`sealserve.client.Client.call`."""
-
+        require_protocol(self._pool.protocol, GRPC)
         deadline = Deadline(timeout)
 
         async def read(reply: Reply, borrowed: Borrowed) -> Reply:
@@ -117,12 +107,35 @@ class AsyncCaller:
                 return replace(reply, receipt=wish.check(reply, borrowed.verified, self._pool.policy))
             return reply
 
-        wish = self._wish(method, [message]) if receipt else None
-        return (await self._call(method, [message], deadline, read, metadata, repeatable=False, wish=wish))[0]
+        call = UnaryCall(method, [message], self._max_reply, metadata)
+        request, wish = with_wish(call, self._pool.policy) if receipt else (call, None)
+        return (await self._call(request, deadline, read, repeatable=False, wish=wish))[0]
 
-    def _wish(self, method: str, message: Sequence[bytes | memoryview]) -> ReceiptWish:
-        require_evidence_for_receipts(self._pool.policy)
-        return ReceiptWish(method, message)
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        headers: Headers = (),
+        timeout: float = DEFAULT_TIMEOUT,  # noqa: ASYNC109
+    ) -> RestReply:
+        """Send any REST request; see :meth:`sealserve.client.Client.request`."""
+        require_protocol(self._pool.protocol, REST)
+        deadline = Deadline(timeout)
+        request = RestRequest(method, path, [body], headers, self._max_reply)
+
+        async def read(reply: RestReply, borrowed: Borrowed) -> RestReply:
+            if self._pool.lists_models and (answering := request.answering_model(reply)):
+                await self._pool.check_answer(borrowed, *answering, deadline)
+            return reply
+
+        return (await self._call(request, deadline, read, repeatable=request.repeatable))[0]
+
+    @property
+    def protocol(self) -> Grpc | Rest:
+        """What the target speaks."""
+        return self._pool.protocol
 
     def drop_connections(self) -> None:
         """Let later calls make new connections, which a balancer may send to other replicas."""
@@ -144,33 +157,30 @@ class AsyncCaller:
 
     async def _call(
         self,
-        method: str,
-        message: Sequence[bytes | memoryview],
+        request: Exchange,
         deadline: Deadline,
-        read: Callable[[Reply, Borrowed], Awaitable[_Result]],
-        metadata: Metadata = (),
+        read: Callable[[Any, Borrowed], Awaitable[_Result]],
         *,
         repeatable: bool = True,
         wish: ReceiptWish | None = None,
     ) -> tuple[_Result, VerifiedReplica | None]:
-        if wish is not None:
-            metadata = (*metadata, *wish.metadata)
         retries = Retries(deadline, repeatable=repeatable)
         while True:
             if self._closed:
                 raise InputError("this client was closed")
-            sent = False
+            sent = answered = False
             try:
                 async with self._pool.borrow(deadline) as borrowed:
                     sent = True
-                    if wish is not None and sum(map(len, message)) > _LONG_TO_HASH:
+                    if wish is not None and wish.size > _LONG_TO_HASH:
                         await asyncio.to_thread(wish.hash_request)
-                    reply = await borrowed.connection.call(
-                        method, message, deadline=deadline, max_reply=self._max_reply, metadata=metadata
-                    )
+                    reply = await borrowed.connection.run(request, deadline)
+                    answered = True
                     return (await read(reply, borrowed), borrowed.replica)
             except RETRIED as error:
-                await asyncio.sleep(retries.pause_after(error, sent=sent, reached=self._pool.reached))
+                await asyncio.sleep(
+                    retries.pause_after(error, sent=sent, answered=answered, reached=self._pool.reached)
+                )
 
 
 class AsyncClient(AsyncCaller):

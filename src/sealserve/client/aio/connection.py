@@ -1,4 +1,4 @@
-"""Unary gRPC calls, one at a time, on one TLS connection of asyncio."""
+"""Exchanges, one at a time, on one TLS connection of asyncio."""
 
 from __future__ import annotations
 
@@ -6,54 +6,53 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
-from typing import cast
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
+from sealserve.client.connection import no_more_requests
 from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
 from sealserve.client.errors import ConnectionLostError, TargetUnreachableError
-from sealserve.client.headers import Metadata, header_block
-from sealserve.client.http2 import CHUNK, UnaryProtocol
-from sealserve.client.reply import Reply
+from sealserve.client.http2 import CHUNK
+from sealserve.client.protocols import Exchange, Grpc, Rest, StateMachine
 from sealserve.client.tls import Peer, lost, no_connection, no_session, read_peer
 from sealserve.client.transport import tune
 from sealserve.errors import SealserveError
 
 
 class AsyncConnection(asyncio.Protocol):
-    """Carries one call at a time. After an exception from :meth:`call`, also a cancellation, it is closed."""
+    """Carries one exchange at a time. After an exception from :meth:`run`, also a cancellation, it is closed."""
 
     peer: Peer
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._http = UnaryProtocol()
+        self._http: StateMachine = endpoint.protocol.start()
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: SealserveError | None = None
         self._writable = True
 
     @property
+    def protocol(self) -> Grpc | Rest:
+        """What is spoken on it."""
+        return self._endpoint.protocol
+
+    @property
     def reusable(self) -> bool:
-        """Whether another call can be tried."""
+        """Whether another exchange can be tried."""
         return self._transport is not None and self._error is None and self._http.reusable
 
-    async def call(
-        self,
-        method: str,
-        message: Sequence[bytes | memoryview],
-        *,
-        deadline: Deadline,
-        max_reply: int,
-        metadata: Metadata = (),
-    ) -> Reply:
-        """Call a unary method; arguments and errors as :meth:`sealserve.client.grpc_connection.GrpcConnection.call`."""
-        block = header_block(method, self._endpoint.server_name, deadline.remaining("sending"), metadata)
+    async def run(self, exchange: Exchange, deadline: Deadline) -> Any:
+        """Send a request and wait for its answer; see :meth:`sealserve.client.connection.Connection.run`."""
+        if self._error is not None:
+            raise self._error
+        if not self._http.reusable:
+            self.close()
+            raise no_more_requests()
+        exchange.begin(self._http, self._endpoint.authority, deadline)
         done = False
         try:
-            if self._error is not None:
-                raise self._error
-            self._http.begin(block, message, max_reply=max_reply)
             self._waiter = asyncio.get_running_loop().create_future()
             self._pump()
             async with bounded(deadline, "waiting for an answer"):
@@ -138,7 +137,7 @@ async def connect(endpoint: Endpoint, deadline: Deadline) -> AsyncConnection:
         plain = transport.get_extra_info("socket")
         if plain is not None and plain.family != socket.AF_UNIX:
             tune(plain)
-        connection.peer = read_peer(transport.get_extra_info("ssl_object"), address)
+        connection.peer = read_peer(transport.get_extra_info("ssl_object"), address, endpoint.protocol)
     except BaseException:
         connection.close()
         raise

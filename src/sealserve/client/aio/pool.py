@@ -16,8 +16,9 @@ from sealserve.client.aio.connection import AsyncConnection, bounded, connect
 from sealserve.client.attestation import CONNECT_SECONDS, VerifiedReplica, check_answer
 from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
-from sealserve.client.errors import ModelNotAcceptedError
-from sealserve.client.judgements import Judgements
+from sealserve.client.errors import DeadlinePassedError, ModelChangedError, ModelChangingError
+from sealserve.client.judgements import Judgements, pauses_of_a_change
+from sealserve.client.protocols import Grpc, Rest
 from sealserve.errors import InputError, TrustError
 from sealserve.evidence import AppraisalPolicy
 
@@ -51,6 +52,11 @@ class AsyncPool:
         self._idle: list[AsyncConnection] = []
         self._generation = 0
         self._closed = False
+
+    @property
+    def protocol(self) -> Grpc | Rest:
+        """What the target speaks."""
+        return self._endpoint.protocol
 
     @property
     def lists_models(self) -> bool:
@@ -89,7 +95,7 @@ class AsyncPool:
             return
         try:
             check_answer(replica, policy, model, version)
-        except ModelNotAcceptedError:
+        except ModelChangedError:
             self._judgements.forget(replica.spki_digest)
             borrowed.replica = replica = await self._judge(borrowed.connection, policy, deadline)
             check_answer(replica, policy, model, version)
@@ -122,11 +128,22 @@ class AsyncPool:
         return self._judgements.find(connection.peer.key, policy) or await self._judge(connection, policy, deadline)
 
     async def _judge(self, connection: AsyncConnection, policy: AppraisalPolicy, deadline: Deadline) -> VerifiedReplica:
-        asked_at = self._judgements.now()
-        try:
-            replica = await ask_and_judge(connection, policy, deadline)
-        except TrustError as error:
-            self._judgements.refuse(error)
-            raise
-        self._judgements.accept(replica, policy, asked_at)
-        return replica
+        pauses, changing = pauses_of_a_change(deadline), None
+        while True:
+            asked_at = self._judgements.now()
+            try:
+                replica = await ask_and_judge(connection, policy, deadline)
+            except DeadlinePassedError:
+                if changing is None:
+                    raise
+                raise changing from None
+            except TrustError as error:
+                changing = error if isinstance(error, ModelChangingError) else None
+                pause = next(pauses, None) if changing else None
+                if pause is None:
+                    self._judgements.refuse(error)
+                    raise
+                await asyncio.sleep(pause)
+            else:
+                self._judgements.accept(replica, policy, asked_at)
+                return replica

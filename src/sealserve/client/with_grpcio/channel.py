@@ -12,7 +12,8 @@ from typing import Any
 
 import grpc
 
-from sealserve.client.client import Client
+from sealserve.client.client import Client, require_protocol
+from sealserve.client.protocols import GRPC
 from sealserve.client.with_grpcio.calls import CallError, FinishedCall, RunningCall
 from sealserve.client.with_grpcio.codes import REASON, code_of, explain
 from sealserve.errors import SealserveError
@@ -38,6 +39,7 @@ class VerifiedChannel(grpc.Channel):  # type: ignore[misc] # grpcio has no types
     """
 
     def __init__(self, client: Client) -> None:
+        require_protocol(client.protocol, GRPC)
         self._client = client
         self._threads = ThreadPoolExecutor(32, thread_name_prefix="verified-channel")
         self._closed = False

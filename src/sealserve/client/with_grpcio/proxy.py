@@ -8,7 +8,6 @@ only to and from programs of the user who runs the proxy.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import shutil
 import socket
@@ -24,12 +23,12 @@ import grpc
 
 from sealserve.addresses import Address
 from sealserve.client.aio.client import AsyncCaller
+from sealserve.client.doors import SocketFile, is_own, open_local_port
 from sealserve.client.headers import check_metadata
 from sealserve.client.reply import Reply
 from sealserve.client.with_grpcio.codes import REASON, code_of, explain
-from sealserve.client.with_grpcio.doors import SocketFile, is_own, open_port
 from sealserve.client.with_grpcio.relay import Relay
-from sealserve.errors import InputError, MachineError, SealserveError
+from sealserve.errors import MachineError, SealserveError
 from sealserve.threads import RequestThreads
 
 _NOT_PASSED = frozenset({"user-agent"})  # of the program; the replica sees the client's own
@@ -112,14 +111,9 @@ class Proxy:
         :param address: of the loopback interface; port 0 takes a free one. :returns: the address it has.
         :raises InputError: the address is another. :raises MachineError: the port cannot be had.
         """
-        host = "127.0.0.1" if address.host == "localhost" else address.host
-        if not (insecure_beyond_loopback or _is_loopback(host)):
-            raise InputError(
-                f"{address} can be reached from other machines, and what is sent to the proxy is not encrypted",
-                hint="Listen on 127.0.0.1 or [::1], or say --insecure-beyond-loopback.",
-            )
-        self._listening.append(open_port(Address(host, address.port)))
-        return Address(host, self._listening[-1].getsockname()[1])
+        listening, taken = open_local_port(address, insecure_beyond_loopback=insecure_beyond_loopback)
+        self._listening.append(listening)
+        return taken
 
     def listen_on_socket(self, path: Path) -> None:
         """Take a socket file that its owner alone may use (mode 0600). One that nobody serves any more is replaced.
@@ -244,10 +238,3 @@ class _Everything(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.stream_unary_rpc_method_handler(
             lambda messages, context: self._proxy.handle(method, messages, context)
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from sealserve.client.accepting import accept_all
 from sealserve.errors import MachineError
 
 _MOST = 1024  # connections at once; more are closed
-_PASSING = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
-)
-_PAUSE = 0.05  # seconds, where the system has no more sockets for us
 
 
 class Relay:
@@ -36,28 +32,15 @@ class Relay:
 
         :raises MachineError: the listening socket is of no use any more, or nobody serves the inner socket.
         """
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listening)
-            except OSError as error:
-                if error.errno not in _PASSING:
-                    raise MachineError("the proxy cannot take connections any more") from error
-                await asyncio.sleep(_PAUSE)
-                continue
-            try:
-                kept = len(self._open) < 2 * _MOST and self._admits(connection) and await self._join(connection)
-            except BaseException:
-                connection.close()
-                raise
-            if not kept:
-                connection.close()
-            await asyncio.sleep(0)  # whoever connects without end must not keep the loop from all else
+        await accept_all(listening, self._take)
 
     def close(self) -> None:
         """Close all connections."""
         for end in list(self._open):
             end.transport.abort()
+
+    async def _take(self, connection: socket.socket) -> bool:
+        return len(self._open) < 2 * _MOST and self._admits(connection) and await self._join(connection)
 
     async def _join(self, connection: socket.socket) -> bool:
         """Connect one with the inner socket. :returns: False, if that cannot take more now."""

@@ -118,7 +118,7 @@ class Application:
             if work.has_body:
                 body = await read_body(
                     request,
-                    max_bytes=self._limits.body_bytes,
+                    max_bytes=self._most(work),
                     seconds=self._limits.receive_seconds,
                     take=share.take,
                 )
@@ -130,13 +130,17 @@ class Application:
         places = self._beside if work.beside else self._places
         return await places.run(step, deadline=deadline, share=share)
 
+    def _most(self, work: Work) -> int:
+        most = self._limits.body_bytes
+        return most if work.max_bytes is None else min(work.max_bytes, most)
+
     def _step(
         self, work: Work, body: bytes, share: Share, *, compressed: bool
     ) -> Callable[[Callable[[], bool]], Reply]:
         def step(wanted: Callable[[], bool]) -> Reply:
             content = body
             if compressed:
-                content = decompress(body, max_bytes=self._limits.body_bytes, take=share.take)
+                content = decompress(body, max_bytes=self._most(work), take=share.take)
             return work.run(content, wanted, share.take)
 
         return step

@@ -20,7 +20,7 @@ from sealserve.serving.rest.http_errors import HttpError
 from sealserve.serving.rest.json_text import Take
 from sealserve.serving.rest.kserve_tensors import HEADER_LENGTH, read_infer, write_infer
 from sealserve.serving.rest.paths import decoded
-from sealserve.serving.rest.work import Call, Reply, Work, malformed, require
+from sealserve.serving.rest.work import MODEL_VERSION, Call, Reply, Work, malformed, require
 
 ROOT = "/v2"
 
@@ -62,7 +62,8 @@ class KServeApi:
 
                 def infer(body: bytes, wanted: Callable[[], bool], take: Take) -> Reply:
                     request, wishes = read_infer(name, version, body, length, take=take)
-                    return _reply(*write_infer(open_inference.infer(self._core, request, wanted=wanted), wishes))
+                    response = open_inference.infer(self._core, request, wanted=wanted)
+                    return _reply(*write_infer(response, wishes), response.model_version)
 
                 return Work(infer)
             case "ready":
@@ -81,10 +82,12 @@ class KServeApi:
         return Reply(orjson.dumps(found))
 
 
-def _reply(content: bytes, json_length: int | None) -> Reply:
+def _reply(content: bytes, json_length: int | None, version: str) -> Reply:
+    headers = {MODEL_VERSION: version}
     if json_length is None:
-        return Reply(content)
-    return Reply(content, content_type="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
+        return Reply(content, headers=headers)
+    headers[HEADER_LENGTH] = str(json_length)
+    return Reply(content, content_type="application/octet-stream", headers=headers)
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from sealserve.serving.core import ModelServer
@@ -18,11 +18,19 @@ class Routes:
 
     :param ready: whether the server takes requests and its models are loaded.
     :param metrics: gives Prometheus's text; None: there is none.
+    :param extra: what is to be done for a POST to further paths, which come first.
     """
 
     def __init__(
-        self, core: ModelServer, *, ready: Callable[[], bool], metrics: Callable[[], bytes] | None, metrics_path: str
+        self,
+        core: ModelServer,
+        *,
+        ready: Callable[[], bool],
+        metrics: Callable[[], bytes] | None,
+        metrics_path: str,
+        extra: Mapping[str, Work],
     ) -> None:
+        self._extra = extra
         self._tensorflow = tensorflow_api.TensorFlowApi(core)
         self._kserve = kserve_api.KServeApi(core, ready)
         self._ready = ready
@@ -35,6 +43,9 @@ class Routes:
         :raises RequestError: nobody knows the path, or not for this method.
         """
         match call.path:
+            case path if path in self._extra:
+                require(call, "POST")
+                return self._extra[path]
             case "/healthz" | "/livez":
                 require(call, "GET", "HEAD")
                 return Reply(b"ok\n", content_type="text/plain")

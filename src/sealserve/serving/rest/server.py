@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -22,6 +22,7 @@ from sealserve.serving.rest.door import BACKLOG, Door
 from sealserve.serving.rest.limits import RestLimits
 from sealserve.serving.rest.routes import Routes
 from sealserve.serving.rest.tls import server_context
+from sealserve.serving.rest.work import Work
 from sealserve.serving.tls import ServerTls
 
 _log = get_logger(__name__)
@@ -43,12 +44,19 @@ class RestServer:
         limits: RestLimits,
         metrics: Callable[[], bytes] | None,
         metrics_path: str,
+        extra: Mapping[str, Work],
     ) -> None:
         self._door = door
         self._tls = tls
         self._limits = limits
         self._serving = True
-        routes = Routes(core, ready=lambda: self._serving and core.ready, metrics=metrics, metrics_path=metrics_path)
+        routes = Routes(
+            core,
+            ready=lambda: self._serving and core.ready,
+            metrics=metrics,
+            metrics_path=metrics_path,
+            extra=extra,
+        )
         self._application = Application(core, routes, door, limits)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
@@ -142,6 +150,7 @@ def create_rest_server(
     metrics: Callable[[], bytes] | None = None,
     metrics_path: str = METRICS_PATH,
     reuse_port: bool = False,
+    extra: Mapping[str, Work] | None = None,
 ) -> tuple[RestServer, int]:
     """Make a server that listens, and is not started yet.
 
@@ -149,6 +158,7 @@ def create_rest_server(
     :param tls: None for HTTP without TLS.
     :param metrics: gives Prometheus's text, in a thread.
     :param reuse_port: several sockets may have the port (SO_REUSEPORT).
+    :param extra: what is to be done for a POST to further paths, as extra services do for gRPC.
     :returns: the server and its port.
     :raises InputError: the address, key or certificates are not usable. :raises MachineError: the port cannot be had.
     """
@@ -164,7 +174,9 @@ def create_rest_server(
             hint="Another program may have the port: choose another, or 0 for a free one.",
         ) from error
     try:
-        server = RestServer(core, door, tls=context, limits=limits, metrics=metrics, metrics_path=metrics_path)
+        server = RestServer(
+            core, door, tls=context, limits=limits, metrics=metrics, metrics_path=metrics_path, extra=extra or {}
+        )
     except RuntimeError as error:
         door.close()
         raise MachineError("cannot start a thread", hint="Allow the process more threads.") from error

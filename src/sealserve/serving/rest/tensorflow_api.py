@@ -12,7 +12,7 @@ from sealserve.serving.rest.examples import read_examples
 from sealserve.serving.rest.json_text import Take
 from sealserve.serving.rest.paths import find_target
 from sealserve.serving.rest.predict_request import Types, missing_signature, read_predict
-from sealserve.serving.rest.work import Call, Reply, Work
+from sealserve.serving.rest.work import MODEL_VERSION, Call, Reply, Work
 from sealserve.wire.tensorflow_serving_pb2 import Input
 
 PREFIX = "/v1/"
@@ -49,15 +49,17 @@ class TensorFlowApi:
     def _predict(self, choice: ModelChoice, body: bytes, wanted: Callable[[], bool], take: Take) -> Reply:
         request = read_predict(body, lambda signature: self._types(choice, signature), take=take)
         answer = self._core.predict(choice, request.inputs, signature=request.signature, wanted=wanted)
-        return Reply(answers.predict_body(answer.outputs, request.format))
+        return _reply(answers.predict_body(answer.outputs, request.format), answer.version)
 
     def _classify(self, choice: ModelChoice, body: bytes, wanted: Callable[[], bool], take: Take) -> Reply:
         signature, given = _read_examples(body, take)
-        return Reply(answers.classify_body(classify(self._core, choice, given, signature=signature, wanted=wanted)))
+        answer = classify(self._core, choice, given, signature=signature, wanted=wanted)
+        return _reply(answers.classify_body(answer), answer.model_spec.version.value)
 
     def _regress(self, choice: ModelChoice, body: bytes, wanted: Callable[[], bool], take: Take) -> Reply:
         signature, given = _read_examples(body, take)
-        return Reply(answers.regress_body(regress(self._core, choice, given, signature=signature, wanted=wanted)))
+        answer = regress(self._core, choice, given, signature=signature, wanted=wanted)
+        return _reply(answers.regress_body(answer), answer.model_spec.version.value)
 
     def _metadata(self, choice: ModelChoice) -> Reply:
         return Reply(answers.metadata_body(choice.name, *self._core.metadata(choice)))
@@ -67,6 +69,10 @@ class TensorFlowApi:
         if definition is None:
             raise missing_signature(signature)
         return {name: info.dtype for name, info in definition.inputs.items()}
+
+
+def _reply(body: bytes, version: int) -> Reply:
+    return Reply(body, headers={MODEL_VERSION: str(version)})
 
 
 def _read_examples(body: bytes, take: Take) -> tuple[str, Input]:

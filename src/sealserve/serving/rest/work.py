@@ -9,6 +9,9 @@ from http import HTTPStatus
 from sealserve.serving.rest.http_errors import HttpError
 from sealserve.serving.rest.json_text import Take
 
+MODEL_VERSION = "Sealserve-Model-Version"
+"""Header of an answer: the version of the model that it is of, which TensorFlow Serving's JSON does not tell."""
+
 _SHOWN = 1024  # characters
 
 
@@ -45,11 +48,13 @@ class Work:
     :ivar run: gives the answer to a body; asks ``wanted`` whether somebody waits for it.
     :ivar has_body: the body is read; else it is ignored.
     :ivar beside: it is quick, and done even when the server has as many requests as it takes.
+    :ivar max_bytes: of the body, if fewer than the server takes.
     """
 
     run: Callable[[bytes, Callable[[], bool], Take], Reply]
     has_body: bool = True
     beside: bool = False
+    max_bytes: int | None = None
 
 
 def require(call: Call, *methods: str) -> None:

@@ -1,7 +1,7 @@
-"""Where programs of this machine reach the proxy: TCP ports and socket files, and who may come in.
+"""Where programs of this machine reach the proxies: TCP ports and socket files, and who may come in.
 
-A stranger's bytes must not reach gRPC: whoever may send to it may fill it, and could end its asyncio server. So the
-proxy accepts connections itself and looks whose they are before it reads.
+A stranger's bytes must not reach a server: whoever may send to it may fill it, and could end gRPC's asyncio server. So
+the proxies accept connections themselves and look whose they are before they read.
 """
 
 from __future__ import annotations
@@ -14,10 +14,27 @@ import stat
 from pathlib import Path
 
 from sealserve.addresses import Address
-from sealserve.client.with_grpcio.local_user import user_of
+from sealserve.client.local_user import user_of
 from sealserve.errors import InputError, MachineError
 
 _BACKLOG = 1024
+
+
+def open_local_port(address: Address, *, insecure_beyond_loopback: bool) -> tuple[socket.socket, Address]:
+    """A TCP socket that listens where this machine alone can connect.
+
+    :param address: of the loopback interface; port 0 takes a free one.
+    :returns: the socket, and the address it has.
+    :raises InputError: the address is another. :raises MachineError: the port cannot be had.
+    """
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    if not (insecure_beyond_loopback or _is_loopback(host)):
+        raise InputError(
+            f"{address} can be reached from other machines, and what is sent to the proxy is not encrypted",
+            hint="Listen on 127.0.0.1 or [::1], or say --insecure-beyond-loopback.",
+        )
+    listening = open_port(Address(host, address.port))
+    return listening, Address(host, listening.getsockname()[1])
 
 
 def open_port(address: Address) -> socket.socket:
@@ -114,6 +131,13 @@ def is_own(connection: socket.socket) -> bool:
         return False
     shown = f"ipv4:{peer}:{port}" if peer.version == 4 else f"ipv6:[{peer}]:{port}"
     return user_of(shown, (str(local), own_port)) == os.geteuid()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

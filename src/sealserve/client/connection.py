@@ -1,34 +1,41 @@
-"""Unary gRPC calls, one at a time, on one TLS connection.
+"""Exchanges, one at a time, on one TLS connection: what was attested on it is what answers on it.
 
-``grpcio`` chooses and replaces its connections behind the caller's back and offers no word in judging a certificate.
-Here the caller holds the connection: what was attested on it is what answers on it.
+Libraries choose and replace their connections behind the caller's back. Here the caller holds the connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 from sealserve.client.deadline import Deadline
-from sealserve.client.errors import ConnectionLostError, MalformedReplyError
-from sealserve.client.headers import Metadata, header_block
-from sealserve.client.http2 import UnaryProtocol
-from sealserve.client.reply import Reply
+from sealserve.client.errors import ConnectionLostError, MalformedReplyError, NotProcessedError
+from sealserve.client.protocols import Exchange, Grpc, Rest, StateMachine
 from sealserve.client.tls import Peer
 from sealserve.client.transport import TlsTransport
 
 _IDLE_READS = 16
 
 
-class GrpcConnection:
-    """A client connection that carries one call at a time, from one thread at a time.
+def no_more_requests() -> NotProcessedError:
+    """The error for a connection whose server said, with its last answer, that it takes no further request."""
+    return NotProcessedError("the server ends this connection", hint="Try again.")
 
-    After an exception from :meth:`call` the connection is closed.
+
+class Connection:
+    """A client connection that carries one exchange at a time, from one thread at a time.
+
+    After an exception from :meth:`run` the connection is closed.
+
+    :param protocol: what is spoken on it.
+    :param authority: what requests name as their server.
     """
 
-    def __init__(self, transport: TlsTransport, *, authority: str) -> None:
+    def __init__(self, transport: TlsTransport, protocol: Grpc | Rest, *, authority: str) -> None:
+        self.protocol = protocol
         self._transport = transport
         self._authority = authority
-        self._http = UnaryProtocol()
+        self._http: StateMachine = protocol.start()
         self._open = True
 
     @property
@@ -38,7 +45,7 @@ class GrpcConnection:
 
     @property
     def reusable(self) -> bool:
-        """Whether another call can be tried, by what was seen so far."""
+        """Whether another exchange can be tried, by what was seen so far."""
         return self._open and self._http.reusable and self._transport.usable_here
 
     def alive(self) -> bool:
@@ -56,31 +63,22 @@ class GrpcConnection:
         # A server that keeps talking while nothing was asked is not waited for.
         return self._http.reusable and reads < _IDLE_READS
 
-    def call(
-        self,
-        method: str,
-        message: Sequence[bytes | memoryview],
-        *,
-        deadline: Deadline,
-        max_reply: int,
-        metadata: Metadata = (),
-        while_waiting: Callable[[], object] | None = None,
-    ) -> Reply:
-        """Call a unary method.
+    def run(self, exchange: Exchange, deadline: Deadline, *, while_waiting: Callable[[], object] | None = None) -> Any:
+        """Send a request and wait for its answer.
 
-        :param method: ``/package.Service/Method``. :param message: the serialized message, in parts.
-        :param deadline: also told to the server, which need not work for a caller who is gone.
-        :param max_reply: bytes that the reply's message may have.
-        :param while_waiting: called once, when everything is sent, before the reply is waited for.
-        :raises ConnectionLostError: the connection broke, or the server did not take the call.
-        :raises MalformedReplyError: the server broke a protocol's rule, or its reply is larger than ``max_reply``.
-        :raises DeadlinePassedError: no reply in time.
+        :param while_waiting: called once, when everything is sent, before the answer is waited for.
+        :returns: what the protocol's ``finish`` gives: a ``Reply``, or a ``RestReply``.
+        :raises ConnectionLostError: the connection broke, or the server did not take the request.
+        :raises MalformedReplyError: the server broke a protocol's rule, or its answer is too large.
+        :raises DeadlinePassedError: no answer in time.
         """
-        block = header_block(method, self._authority, deadline.remaining("sending"), metadata)
         http, transport = self._http, self._transport
+        if not http.reusable:
+            self.close()
+            raise no_more_requests()
+        exchange.begin(http, self._authority, deadline)
         done = False
         try:
-            http.begin(block, message, max_reply=max_reply)
             while not http.over:
                 if data := http.outgoing():
                     transport.send(data, deadline)
@@ -100,7 +98,7 @@ class GrpcConnection:
                 self.close()
 
     def close(self) -> None:
-        """Close the connection; further calls fail."""
+        """Close the connection; further exchanges fail."""
         if self._open:
             self._open = False
             self._transport.close()
