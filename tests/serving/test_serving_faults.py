@@ -30,6 +30,9 @@ from process_parties import (
     tls_context,
 )
 
+from sealserve.errors import ModelError
+from sealserve.serving.engines import create_engine
+from sealserve.serving.model_files import directory_files
 from sealserve.wire.tensorflow_pb2 import DataType
 from sealserve.wire.tensorflow_serving_pb2 import PredictRequest, PredictResponse
 from sealserve.wire.tensors import to_numpy
@@ -360,17 +363,76 @@ def broken(self, arrays):
         raise ZeroDivisionError("secret of the engine")
     if first == -2:
         time.sleep(8)
+    if first == -3:
+        import ctypes
+        ctypes.string_at(0)  # as a defect in native code would
     return run(self, arrays)
 openvino_model.InferRequest.run = broken
 """
 
 
-def test_an_engine_that_raises_or_hangs_for_one_caller_answers_the_others(  # noqa: PLR0917 - fixtures
-    start, half_base, tmp_path, write_ssl_config, authority, monkeypatch
-):
+@pytest.fixture
+def broken_engine(tmp_path, monkeypatch):
+    """Servers that are started have it."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_BROKEN_ENGINE)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.mark.usefixtures("broken_engine")
+def test_a_crash_in_native_code_ends_the_process_and_leaves_nothing_that_looks_alive(
+    start, half_base, write_ssl_config, authority
+):
+    flags = (
+        f"--model_base_path={half_base}",
+        "--model_name=half",
+        "--host=127.0.0.1",
+        "--tensorflow_inter_op_parallelism=2",
+    )
+    served = start(*flags, f"--ssl_config_file={write_ssl_config()}")
+    with grpc_channel(served, authority) as channel, rest_connection(served, authority) as connection:
+        assert call(channel, request_of("half", X)) == (1, [3.0, 4.0])
+        waiting = channel.unary_unary(PREDICT).future(request_of("half", np.array([-2], np.float32)), timeout=60)
+        assert call(channel, request_of("half", X)) == (1, [3.0, 4.0])
+        assert code_of(channel, request_of("half", np.array([-3], np.float32))) == "UNAVAILABLE"
+        # Those whose requests were in flight are told at once, and do not wait for their deadlines.
+        assert waiting.code() is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(OSError):  # noqa: PT011 - refused or reset
+            rest_call(connection, "/readyz")
+    assert served.wait() == -signal.SIGSEGV
+    for port in (served.port, served.rest_port):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=10)
+    # Whoever looks after the process starts it again, on the same port.
+    again = start(*flags, f"--ssl_config_file={write_ssl_config()}", port=served.port)
+    with grpc_channel(again, authority) as channel:
+        assert call(channel, request_of("half", X)) == (1, [3.0, 4.0])
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorflow"])
+def test_a_version_that_vanishes_or_shrinks_while_it_is_read_is_loaded_whole_or_refused(half_plus_two, tmp_path, name):
+    if name == "tensorflow":
+        pytest.importorskip("tensorflow")
+    engine = create_engine(name)
+    shutil.copytree(half_plus_two, tmp_path / "gone")
+    with directory_files(tmp_path / "gone") as files:
+        shutil.rmtree(tmp_path / "gone")
+        loaded = engine.load(files)
+    assert loaded.predict("serving_default", {"x": X})["y"].tolist() == [3.0, 4.0]
+    loaded.close()
+    shutil.copytree(half_plus_two, tmp_path / "short")
+    whole = (tmp_path / "short" / "saved_model.pb").stat().st_size
+    for size in (whole - 1, whole // 2, 1, 0):
+        with directory_files(tmp_path / "short") as files:
+            os.truncate(tmp_path / "short" / "saved_model.pb", size)
+            with pytest.raises(ModelError):
+                engine.load(files)
+
+
+@pytest.mark.usefixtures("broken_engine")
+def test_an_engine_that_raises_or_hangs_for_one_caller_answers_the_others(
+    start, half_base, write_ssl_config, authority
+):
     served = start(
         f"--model_base_path={half_base}",
         "--model_name=half",

@@ -21,15 +21,17 @@ class _ServeCommand(click.Command):
 
 def _usage(flag: Flag) -> str:
     if flag.kind is bool:
-        return f"--{flag.name}=false" if flag.default else f"--{flag.name}"
+        return f"--{flag.name}"
     return f"--{flag.name} {flag.metavar or {int: 'INTEGER', float: 'NUMBER', str: 'TEXT'}[flag.kind]}"
 
 
 def _explanation(flag: Flag) -> str:
     reason = flag.note or flag.refusal
-    shown = flag.kind is not bool and not reason and not flag.metavar.startswith("[") and flag.default != ""
-    parts = (flag.text, f"{reason[0].upper()}{reason[1:]}." if reason else "", f"[{flag.default}]" if shown else "")
-    return " ".join(part for part in parts if part)
+    if reason:
+        return f"{reason[0].upper()}{reason[1:]}."
+    if flag.default is False or flag.default == "":
+        return flag.text
+    return f"{flag.text} [{'on' if flag.default is True else flag.default}]"
 
 
 def _options() -> list[click.Parameter]:
@@ -66,7 +68,11 @@ serve = _ServeCommand(
     short_help="Serve models as tensorflow_model_server does.",
     help="""Serve models as tensorflow_model_server does, with its flags and its files.
 
-    Flags are written `--flag=value` or `--flag value`, with underscores or with dashes. Without --ssl_config_file the
-    server speaks to this machine alone. docs/serving.md tells what each flag does here.
+    One model: --model_base_path=/models/half_plus_two, the directory of its versions: /models/half_plus_two/1 holds a
+    saved_model.pb. Several models have a file, --model_config_file. Without --ssl_config_file the server speaks to this
+    machine alone.
+
+    Flags are written `--flag=value` or `--flag value`, with underscores or with dashes; those without a value below are
+    written alone, or with `=true` or `=false`. In brackets is what holds otherwise. docs/serving.md has more.
     """,
 )

@@ -51,6 +51,6 @@ def create_engine(
         extra = "tensorflow" if name == "tensorflow" else "server"
         raise ConfigurationError(
             f"the engine {name} needs a package that is not installed: {error.name}",
-            hint=f"Install it with `pip install 'sealserve[{extra}]'`.",
+            hint=f"Install it with `pip install '.[{extra}]'`, where sealserve's pyproject.toml is.",
         ) from error
     raise ConfigurationError(f"unknown engine {name!r}", hint=f"Choose one of {', '.join(ENGINES)}.")

@@ -98,3 +98,14 @@ def test_a_model_that_is_configured_no_more_is_forgotten(core, metrics):
     assert lines(metrics, ":tensorflow:serving:request_count{") == [
         ':tensorflow:serving:request_count{model_name="half",status="OK"} 1.0'
     ]
+
+
+def test_versions_that_come_and_go_do_not_add_up(metrics):
+    for number in range(500):
+        with metrics.loading("half", Path(f"half/{number}")):
+            pass
+        metrics.warmed_up(Path(f"half/{number}"), 1, 0.01, "success")
+    found = lines(metrics, ":tensorflow:cc:saved_model:load_attempt_count{")
+    assert len(found) == len(lines(metrics, ":tensorflow:serving:model_warmup_records_read{")) == 200
+    assert ':tensorflow:cc:saved_model:load_attempt_count{model_path="half/499",status="success"} 1.0' in found
+    assert not [line for line in found if '"half/299"' in line]

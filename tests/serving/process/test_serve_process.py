@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import ssl
@@ -399,3 +400,51 @@ def test_a_file_that_is_not_valid_ends_it_before_it_listens(start, half, tmp_pat
     assert served.wait() == 3
     assert not [entry for entry in served.events() if entry.get("event") == "server-listening"]
     assert served.log.read_text().strip()
+
+
+def test_a_model_that_is_waited_for_is_told_with_what_is_wrong_with_its_directory(start, half, tmp_path):
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(half / "1", tmp_path / "flat")
+    (tmp_path / "file").write_text("")
+    wrong = {
+        tmp_path / "none": "there is no ",
+        tmp_path / "file": "is a file: give the directory",
+        tmp_path / "empty": "is named by a number",
+        tmp_path / "flat": "put its files into a directory named by a number",
+        half / "1": f"is a version: give the directory that it is in, {half}",
+    }
+    config = tmp_path / "models.cfg"
+    configs = [
+        f'config {{ name: "m{i}" base_path: "{path}" model_platform: "tensorflow" }}' for i, path in enumerate(wrong)
+    ]
+    config.write_text("model_config_list { " + "\n".join(configs) + " }")
+    served = start(f"--model_config_file={config}", ready=False)
+    served.wait_for("waiting-for-versions", times=len(wrong))
+    told = {entry["model"]: entry["note"] for entry in served.events() if entry.get("event") == "waiting-for-versions"}
+    for index, (path, note) in enumerate(wrong.items()):
+        assert str(path) in told[f"m{index}"]
+        assert note in told[f"m{index}"]
+
+
+@pytest.mark.parametrize(
+    "flag", ["ssl_config_file", "model_config_file", "monitoring_config_file", "batching_parameters_file"]
+)
+@pytest.mark.parametrize("content", [None, b"no such field {", b"\xff\xfe"])
+def test_a_file_that_is_not_usable_is_named_with_its_flag(start, half, tmp_path, flag, content):
+    file = tmp_path / "given.cfg"
+    if content is not None:
+        file.write_bytes(content)
+    model = [] if flag == "model_config_file" else [f"--model_base_path={half}"]
+    served = start(f"--{flag}={file}", "--enable_batching", *model, ready=False)
+    assert served.wait() == 3
+    said = served.log.read_text()
+    assert f"--{flag}" in said
+    assert "given.cfg" in said
+
+
+def test_a_label_at_the_start_is_refused_with_the_flag_that_allows_it(start, half, write_models):
+    config = write_models(half=(half, 'version_labels { key: "stable" value: 1 }'))
+    served = start(f"--model_config_file={config}", ready=False)
+    assert served.wait() == 3
+    assert "--allow_version_labels_for_unavailable_models" in served.log.read_text()
+    start(f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models")

@@ -8,8 +8,11 @@ import struct
 import numpy as np
 import pytest
 from rest_models import FakeModel, definition
+from rest_parties import wait_until
 
 from sealserve.serving.core import ModelServer
+from sealserve.serving.rest.kserve_tensors import read_infer
+from sealserve.serving.rest.limits import RestLimits
 from sealserve.wire.tensorflow_pb2 import DataType
 
 LENGTH = "Inference-Header-Content-Length"
@@ -183,9 +186,61 @@ def test_a_length_of_the_json_that_does_not_fit_is_refused(caller, length):
         ({"inputs": [], "id": 1}, "the id must be a string"),
         ({"inputs": [], "parameters": {"binary_data_output": 1}}, "must be true or false"),
         ({"inputs": [], "outputs": {}}, "outputs must be a list of objects"),
+        ({"inputs": []}, "the request has no inputs; the signature has x"),
+        ({"inputs": [], "parameters": {"signature_name": "s"}}, "the signature has s"),
     ],
 )
 def test_a_malformed_request_is_told_what_is_wrong(caller, document, message):
     response = caller.post(INFER, json.dumps(document))
     assert response.status == 400
     assert message in json.loads(response.data)["error"]
+
+
+def parts(raw: bytes, datatype="FP32", shape=None, pad=0):
+    """A request's JSON, that ends ``pad`` bytes behind a multiple of 8."""
+    given = {"name": "x", "datatype": datatype, "parameters": {"binary_data_size": len(raw)}}
+    head = json.dumps({"inputs": [given | {"shape": shape or [len(raw) // 4]}]}).encode()
+    return head + b" " * (-len(head) % 8 + pad), raw
+
+
+def test_a_binary_tensor_is_read_where_it_lies():
+    head, raw = parts(np.arange(1000, dtype="<f4").tobytes())
+    body = head + raw
+    request, (found,), _ = read_infer("m", "", body, len(head))
+    assert found.obj is body
+    assert bytes(found) == raw
+    assert not request.raw_input_contents
+
+
+@pytest.mark.parametrize("pad", [0, 1, 3, 4])
+def test_a_binary_tensor_may_begin_anywhere(caller, pad):
+    head, raw = parts(np.arange(1000, dtype="<f4").tobytes(), pad=pad)
+    seen = caller.server._application._core.models["m"][3].requests
+    response = caller.post(INFER, head + raw, headers={LENGTH: str(len(head))})
+    assert json.loads(response.data)["outputs"][0]["data"] == list(map(float, range(1000)))
+    assert seen[-1]["x"].flags.aligned
+    assert not seen[-1]["x"].flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "pad"), [("BYTES", [1], 0), ("BF16", [1 << 20], 0), ("FP32", [1 << 19], 1)]
+)
+def test_what_is_copied_of_a_binary_tensor_counts(rest, datatype, shape, pad):
+    core = ModelServer()
+    core.add_model(
+        "m", 3, FakeModel({"serving_default": definition({"x": 1}, {"x": 1})}, lambda _, inputs: dict(inputs))
+    )
+    size = 2 << 20
+    raw = struct.pack("<I", size - 4) + b"a" * (size - 4) if datatype == "BYTES" else bytes(size)
+    head, raw = parts(raw, datatype, shape, pad)
+    caller = rest(core, limits=RestLimits(threads=2, waiting=8, body_bytes=3 << 20, buffered_bytes=size + (1 << 20)))
+    response = caller.post(INFER, head + raw, headers={LENGTH: str(len(head))})
+    assert response.status in {413, 503}, response.data[:200]
+    wait_until(lambda: caller.server._application.memory.held == 0)
+
+
+@pytest.mark.parametrize("body", [b'{"instances": []}', b'{"inputs": {}}', b"{}", b'{"instances": [{}]}'])
+def test_a_prediction_without_inputs_is_told_so(caller, body):
+    response = caller.post("/v1/models/m:predict", body)
+    assert response.status == 400, response.data
+    assert len(json.loads(response.data)["error"]) > 10

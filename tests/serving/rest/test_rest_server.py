@@ -202,3 +202,18 @@ def test_servers_come_and_go_without_a_trace(certificate):
     for _ in range(20):
         once()
     wait_until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
+
+
+def test_a_server_that_fails_does_not_look_alive(rest, echo):
+    core = ModelServer()
+    core.add_model("echo", 1, echo)
+    caller = rest(core)
+    assert caller.get("/livez").status == 200
+
+    def fail():
+        raise SystemExit("a defect")
+
+    caller.server._loop.call_soon_threadsafe(fail)
+    caller.server._thread.join(10)
+    with pytest.raises(ConnectionRefusedError):
+        caller.raw()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
+import time
 
 import pytest
 from rest_models import EchoModel
@@ -59,6 +61,21 @@ def read_answer(connection):
         PREDICT + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff1\r\n" + GET,
         PREDICT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n" + GET,
         PREDICT + b"X: a\r\n b\r\n\r\n" + GET,
+        PREDICT + b"Content-Length: 18\r\n \r\n\r\n" + BODY + GET,
+        PREDICT + b"Content-Length:\r\n 18\r\n\r\n" + BODY + GET,
+        PREDICT + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + GET,
+        PREDICT + b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n" + GET,
+        PREDICT + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n" + GET,
+        PREDICT + b"Transfer-Encoding: chunked\r\n\r\n12\n" + BODY + b"\r\n0\r\n\r\n" + GET,
+        PREDICT + b"Transfer-Encoding: chunked\r\n\r\n12;a\nb\r\n" + BODY + b"\r\n0\r\n\r\n" + GET,
+        PREDICT + b"Transfer-Encoding: chunked\r\n\r\n0x12\r\n" + BODY + b"\r\n0\r\n\r\n" + GET,
+        PREDICT + b"Transfer-Encoding: chunked\r\n\r\n+12\r\n" + BODY + b"\r\n0\r\n\r\n" + GET,
+        PREDICT + b"Transfer-Encoding: chunked\r\n\r\n12\r\n" + BODY + b"XX0\r\n\r\n" + GET,
+        PREDICT.replace(b"\r\n", b"\n") + b"Content-Length: 18\n\n" + BODY + GET,
+        PREDICT + b"Content-Length: 18\n\r\n" + BODY + GET,
+        PREDICT + b"X: a\rContent-Length: 18\r\n\r\n" + BODY + GET,
+        PREDICT + b"Content-Length: 18\r\nContent_Length: 5\r\nContent-Length: 18\r\n\r\n" + BODY + GET,
+        PREDICT + b"Host: b\r\nContent-Length: 18\r\n\r\n" + BODY + GET,
         PREDICT + b"\x00: a\r\n\r\n" + GET,
         b"GET /healthz HTTP/9.9\r\n\r\n" + GET,
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 100,
@@ -99,6 +116,52 @@ def test_a_flood_of_pipelined_requests_takes_no_memory(rest):
         with pytest.raises((TimeoutError, ConnectionError)):
             connection.sendall(GET * 1_000_000)
     assert caller.get("/healthz").status == 200
+
+
+def test_pipelined_requests_with_large_headers_wait_in_the_socket(rest):
+    caller, echo = serve_echo(rest)
+    echo.go.clear()
+    large = GET.replace(b"\r\n\r\n", b"\r\n" + b"".join(b"X%d: %s\r\n" % (i, b"a" * 8000) for i in range(60)) + b"\r\n")
+    sent = 0
+    with caller.raw(with_length()) as connection:
+        wait_until(lambda: echo.requests)
+        (inside,) = caller.server._door._inside.values()
+        # Else the system's buffers, which grow, would hide what the server keeps.
+        inside.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        connection.settimeout(1)
+        data = memoryview(large * 64)
+        with contextlib.suppress(TimeoutError):
+            while sent < len(data):
+                sent += connection.send(data[sent : sent + (1 << 16)])
+        # One that is parsed, a part of the next, and the system's buffers.
+        assert sent < 6 * len(large)
+        echo.go.set()
+        assert b'{"predictions":[1.0]}' in read_answer(connection)
+
+
+def test_a_pipelined_request_is_answered_whatever_came_in_pieces_before(rest):
+    caller, _ = serve_echo(rest)
+    whole = with_length()
+    with caller.raw() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(40):
+            connection.sendall(whole[: -len(BODY)])
+            time.sleep(0.005)  # so that the server has the headers alone
+            connection.sendall(BODY)
+            assert read_answer(connection).endswith(b"[1.0]}")
+        connection.sendall(GET + whole + GET + GET + whole + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        answers = read_all(connection)
+    assert answers.count(b"[1.0]}") == 2
+    assert answers.endswith(b"ok\n")
+
+
+def test_more_lines_of_headers_than_64_are_refused(rest):
+    caller, _ = serve_echo(rest)
+    lines = [b"X%d: a\r\n" % number for number in range(100)]
+    for count, status in ((60, b"200"), (100, b"400")):
+        head = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + b"".join(lines[:count]) + b"\r\n"
+        assert caller.all_of(head).split(b" ")[1] == status
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(rest):
@@ -194,6 +257,7 @@ def test_work_is_not_done_for_a_caller_who_is_gone(rest):
             wait_until(lambda: caller.server._application._places.taken == 2)
     # The second waits for the thread still, and is forgotten; the first is told when it asks.
     wait_until(lambda: caller.server._application._places.taken == 1)
+    wait_until(caller.server._application.quiet.is_set)
     echo.go.set()
     wait_until(lambda: caller.server._application._places.taken == 0)
     assert len(echo.requests) == 1

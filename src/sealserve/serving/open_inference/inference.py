@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from sealserve.serving.core import ModelChoice, ModelServer
 from sealserve.serving.engine import DEFAULT_SIGNATURE, Array, LoadedModel, always
 from sealserve.serving.errors import RequestError, UnsupportedError
 from sealserve.serving.open_inference.contents import read_contents, write_contents
 from sealserve.serving.open_inference.datatypes import require_name
-from sealserve.serving.open_inference.raw import read_raw, write_raw
+from sealserve.serving.open_inference.raw import Raw, read_raw, write_raw
 from sealserve.wire.open_inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 from sealserve.wire.tensors import TensorError, tensor_type
 
@@ -20,6 +20,10 @@ _MOST_NAME = 1024  # characters of a model's name or version: errors repeat them
 
 # What would change the answer's meaning. Other parameters are hints, such as priorities, or REST's own.
 _REFUSED = ("shared_memory_", "sequence_", "classification")
+
+# Datatypes of which an array is no view of the raw contents, and how many times their size reading takes at most. Many
+# short strings take more, but there are at most 100,000.
+_COPIED = {"BOOL": 1, "BF16": 4, "BYTES": 2}
 
 
 def model_choice(name: str, version: str) -> ModelChoice:
@@ -38,25 +42,38 @@ def model_choice(name: str, version: str) -> ModelChoice:
     return ModelChoice(name, label=version)
 
 
-def infer(core: ModelServer, request: ModelInferRequest, *, wanted: Callable[[], bool] = always) -> ModelInferResponse:
+def infer(
+    core: ModelServer,
+    request: ModelInferRequest,
+    raw: Sequence[Raw] | None = None,
+    *,
+    take: Callable[[int], None] | None = None,
+    wanted: Callable[[], bool] = always,
+) -> ModelInferResponse:
     """Answer one request.
 
     Answers have raw contents if the request has them, or if one of the outputs is FP16, for which the protocol has no
     other; and typed ones otherwise. The parameter ``signature_name`` chooses the model's signature. Parameters that ask
     for shared memory, sequences or classification are refused; others are ignored.
 
+    :param raw: in place of the request's ``raw_input_contents``, for who has them elsewhere.
+    :param take: told of bytes before they are copied; may refuse them.
     :param wanted: see :meth:`LoadedModel.predict`.
     :raises RequestError: the model is not loaded, or the request does not fit it.
     """
     choice = model_choice(request.model_name, request.model_version)
     with core.use(choice) as (version, loaded):
         signature = find_signature(loaded, _signature_of(request.parameters))
-        inputs = _read_inputs(request)
+        contents = request.raw_input_contents if raw is None else raw
+        inputs = _read_inputs(request, contents, take)
+        declared = loaded.signatures.get(signature)
+        if not inputs and declared is not None and declared.inputs:
+            raise RequestError(f"the request has no inputs; the signature has {', '.join(sorted(declared.inputs))}")
         for output in request.outputs:
             _refuse(output.parameters)
         outputs = loaded.predict(signature, inputs, [output.name for output in request.outputs], wanted=wanted)
     response = ModelInferResponse(model_name=choice.name, model_version=str(version), id=request.id)
-    _write_outputs(response, outputs, raw=bool(request.raw_input_contents))
+    _write_outputs(response, outputs, raw=bool(contents))
     return response
 
 
@@ -83,8 +100,9 @@ def _refuse(parameters: Mapping[str, InferParameter]) -> None:
             raise UnsupportedError(f"the parameter {name[:80]} is not supported")
 
 
-def _read_inputs(request: ModelInferRequest) -> dict[str, Array]:
-    raw = request.raw_input_contents
+def _read_inputs(
+    request: ModelInferRequest, raw: Sequence[Raw], take: Callable[[int], None] | None
+) -> dict[str, Array]:
     if raw and len(raw) != len(request.inputs):
         raise RequestError(
             f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs: it needs one for each"
@@ -100,8 +118,21 @@ def _read_inputs(request: ModelInferRequest) -> dict[str, Array]:
         elif given.HasField("contents"):
             raise RequestError(f"input {name} has contents, and the request raw_input_contents: use one of them")
         else:
-            inputs[name] = read_raw(given.datatype, given.shape, raw[index], tensor=name)
+            if take is not None and given.datatype in _COPIED:
+                take(_COPIED[given.datatype] * len(raw[index]))
+            inputs[name] = _aligned(read_raw(given.datatype, given.shape, raw[index], tensor=name), take)
     return inputs
+
+
+def _aligned(array: Array, take: Callable[[int], None] | None) -> Array:
+    """Within a body, an array may begin anywhere; engines read aligned ones."""
+    if array.flags.aligned:
+        return array
+    if take is not None:
+        take(array.nbytes)
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
 
 
 def _write_outputs(response: ModelInferResponse, outputs: Mapping[str, Array], *, raw: bool) -> None:

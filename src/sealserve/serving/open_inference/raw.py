@@ -14,10 +14,13 @@ from sealserve.serving.engine import Array
 from sealserve.serving.errors import RequestError
 from sealserve.serving.open_inference.datatypes import MAX_STRINGS, count_elements, find_datatype
 
+Raw = bytes | memoryview
+"""The contents of one tensor."""
+
 _LENGTH = struct.Struct("<I")
 
 
-def read_raw(datatype: str, shape: Sequence[int], data: bytes, *, tensor: str) -> Array:
+def read_raw(datatype: str, shape: Sequence[int], data: Raw, *, tensor: str) -> Array:
     """Read a tensor; nothing is allocated for its shape before the data was counted against it.
 
     :param tensor: its name, for errors.
@@ -52,7 +55,7 @@ def write_raw(array: Array) -> bytes:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
 
 
-def _read_strings(data: bytes, count: int, tensor: str) -> Array:
+def _read_strings(data: Raw, count: int, tensor: str) -> Array:
     if count > MAX_STRINGS:
         raise RequestError(f"input {tensor} has {count} elements; at most {MAX_STRINGS} of BYTES are supported")
     array = np.empty(count, dtype=object)
@@ -64,7 +67,7 @@ def _read_strings(data: bytes, count: int, tensor: str) -> Array:
         at = begin + _LENGTH.unpack_from(data, at)[0]
         if at > len(data):
             raise RequestError(f"input {tensor}: the raw contents end within element {index} of {count}")
-        array[index] = data[begin:at]
+        array[index] = bytes(data[begin:at])
     if at != len(data):
         raise RequestError(f"input {tensor}: the raw contents have {len(data) - at} bytes after its {count} elements")
     return array

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from pathlib import Path
 
-from sealserve.errors import ConfigurationError, SealserveError
+from sealserve.errors import ConfigurationError, InputError, SealserveError
 from sealserve.logs import event, get_logger
+from sealserve.models.saved_model import SAVED_MODEL_FILE
 from sealserve.sealing.keys import read_wrap_key
 from sealserve.sealing.listing import INCOMPLETE_NAME, LIST_NAME, SEALS_NAME
 from sealserve.serving.errors import ModelsUnavailableError
@@ -25,6 +27,7 @@ from sealserve.serving.versions import (
 from sealserve.wire.tensorflow_serving_config_pb2 import ModelServerConfig
 
 _FLAG = "model_config_file"
+_MODEL_FILES = (SAVED_MODEL_FILE, "model.onnx")
 
 _log = get_logger(__name__)
 
@@ -91,7 +94,11 @@ class Configuration:
 
     def _read(self) -> ModelServerConfig:
         if self.file is not None:
-            return read_model_server_config(read_text(self.file, _FLAG))
+            text = read_text(self.file, _FLAG)
+            try:
+                return read_model_server_config(text)
+            except InputError as error:
+                raise ConfigurationError(f"--{_FLAG}: {self.file}: {error.message}", hint=error.hint) from error
         config = ModelServerConfig()
         config.model_config_list.config.add(
             name=self._options.values["model_name"],
@@ -121,6 +128,26 @@ class Configuration:
                 hint="Give its wrap key with --key_file.",
             )
         return SealedSource(directory, self._key)
+
+
+def explain_missing(model: ServedModelConfig) -> str:
+    """Why a model has no version to serve, for who has just named its directory; empty where that is not known."""
+    if not isinstance(model.source, PlainSource):
+        return ""
+    directory = model.source.base_path
+    if not directory.exists():
+        return f"there is no {directory}: give the directory that holds the model's versions, or make it"
+    if not directory.is_dir():
+        return f"{directory} is a file: give the directory that holds the model's versions"
+    if any((directory / name).exists() for name in _MODEL_FILES):
+        if directory.name.isdecimal():
+            return f"{directory} is a version: give the directory that it is in, {directory.parent}"
+        return f"{directory} holds a model itself: put its files into a directory named by a number, {directory / '1'}"
+    with contextlib.suppress(SealserveError):
+        if versions := model.source.versions():
+            found = ", ".join(map(str, versions[-10:]))
+            return f"{directory} has the versions {found}: they do not load, or the configuration names others"
+    return f"no directory in {directory} is named by a number: a version's files lie in {directory / '1'}, say"
 
 
 def is_sealed(directory: Path) -> bool:

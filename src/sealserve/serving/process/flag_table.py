@@ -66,14 +66,6 @@ GROUPS = (
                 False,
                 "Let a new label point to a version that is not there yet.",
             ),
-            Flag(
-                "saved_model_tags",
-                "serve",
-                "Tags of the graph to load.",
-                refusal="the graph with the tag `serve` is loaded, and no other",
-                hint="Export the model with that tag, as `tf.saved_model.save` and Keras do.",
-                idle=("serve", ""),
-            ),
         ),
     ),
     Group(
@@ -96,36 +88,21 @@ GROUPS = (
                 least=0,
                 most=_INT32,
             ),
-            Flag(
-                "num_unload_threads",
-                0,
-                "",
-                note="a version is unloaded by whichever thread ends its last request, in no time worth a thread",
-                idle=(0,),
-            ),
-            Flag(
-                "flush_filesystem_caches",
-                True,
-                "",
-                note="the page cache is left to the system: it gives such pages back before memory runs short",
-            ),
-            Flag(
-                "remove_unused_fields_from_bundle_metagraph",
-                True,
-                "",
-                note="a graph is not kept once the engine has it, whatever this says",
-                idle=(True,),
-            ),
         ),
     ),
     Group(
         "Engines",
         (
-            Flag("engine", "openvino", "Engine of models that --model_engine does not name.", metavar="NAME"),
+            Flag(
+                "engine",
+                "openvino",
+                "openvino or tensorflow: the engine of models that --model_engine does not name.",
+                metavar="NAME",
+            ),
             Flag(
                 "model_engine",
                 "",
-                "Engine of one model: `half_plus_two=tensorflow`. May be repeated.",
+                "Engine of the model of that name: `half_plus_two=tensorflow`. May be repeated.",
                 several=True,
                 metavar="MODEL=NAME",
             ),
@@ -133,7 +110,7 @@ GROUPS = (
             Flag(
                 "mixed_precision",
                 "",
-                "`bfloat16` for --precision=bf16.",
+                "`bfloat16` is --precision=bf16.",
                 metavar="MODE",
             ),
             Flag(
@@ -187,13 +164,6 @@ GROUPS = (
                 least=1,
                 most=4096,
             ),
-            Flag(
-                "enable_grpc_healthcheck_service",
-                True,
-                "",
-                note="health checks are always answered",
-                idle=(True,),
-            ),
             Flag("stop_grace", 10.0, "Seconds for requests in flight after SIGTERM.", least=0, most=3600),
         ),
     ),
@@ -213,8 +183,35 @@ GROUPS = (
         ),
     ),
     Group(
-        "Of TensorFlow Serving, accepted with a note",
+        "Of TensorFlow Serving, accepted and without effect",
         (
+            Flag(
+                "num_unload_threads",
+                0,
+                "",
+                note="a version is unloaded by whichever thread ends its last request, in no time worth a thread",
+                idle=(0,),
+            ),
+            Flag(
+                "flush_filesystem_caches",
+                True,
+                "",
+                note="the page cache is left to the system: it gives such pages back before memory runs short",
+            ),
+            Flag(
+                "remove_unused_fields_from_bundle_metagraph",
+                True,
+                "",
+                note="a graph is not kept once the engine has it, whatever this says",
+                idle=(True,),
+            ),
+            Flag(
+                "enable_grpc_healthcheck_service",
+                True,
+                "",
+                note="health checks are always answered",
+                idle=(True,),
+            ),
             Flag(
                 "enable_profiler",
                 False,
@@ -250,8 +247,16 @@ GROUPS = (
         ),
     ),
     Group(
-        "Of TensorFlow Serving, refused with a reason",
+        "Of TensorFlow Serving, refused",
         (
+            Flag(
+                "saved_model_tags",
+                "serve",
+                "Tags of the graph to load.",
+                refusal="the graph with the tag `serve` is loaded, and no other",
+                hint="Export the model with that tag, as `tf.saved_model.save` and Keras do.",
+                idle=("serve", ""),
+            ),
             Flag(
                 "use_alts_credentials",
                 False,

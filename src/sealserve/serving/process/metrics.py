@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,9 @@ _METHODS = frozenset(
         "infer", "modelinfer", "modelmetadata", "handlereloadconfigrequest",
     }
 )  # fmt: skip
+_STATUSES = ("success", "fail")
 _OTHER = "other"
+_MOST_PATHS = 200  # versions: those that were loaded last. A model that is trained each minute has many in a year
 # When each label was first seen: the library tells it, TensorFlow Serving does not.
 _CREATED = re.compile(rb"^(# (HELP|TYPE) )?:tensorflow:\S+_created[ {].*\n", re.MULTILINE)
 
@@ -81,6 +84,7 @@ class Metrics:
         Gauge("sealserve_build", "This program.", ["version"], registry=registry).labels(__version__).set(1)
         ProcessCollector(registry=registry)
         self._known: dict[tuple[str, str, str, str], tuple[Any, Any]] = {}
+        self._lock = threading.Lock()
         self._paths: dict[str, str] = {}
 
     def request(self, model: str, method: str, api: str, status: str, seconds: float) -> None:
@@ -109,7 +113,12 @@ class Metrics:
     @contextlib.contextmanager
     def loading(self, model: str, path: Path) -> Iterator[None]:
         """Counts the load in the block, and whether it failed. ``path``: of the version."""
-        self._paths[str(path)] = model
+        with self._lock:
+            self._paths.pop(str(path), None)
+            self._paths[str(path)] = model
+            oldest = next(iter(self._paths)) if len(self._paths) > _MOST_PATHS else None
+        if oldest is not None:
+            self._forget_path(oldest)
         with _timed() as spent:
             try:
                 yield
@@ -148,12 +157,20 @@ class Metrics:
             for labels in _label_values(metric):
                 if labels[0] and labels[0] not in names:
                     metric.remove(*labels)
-        for path in [path for path, model in list(self._paths.items()) if model not in names]:
-            del self._paths[path]
-            for metric in (self._warm_up, self._warm_up_records, self._loads, self._load_time):
-                for labels in _label_values(metric):
-                    if labels[0] == path:
-                        metric.remove(*labels)
+        with self._lock:
+            paths = [path for path, model in self._paths.items() if model not in names]
+        for path in paths:
+            self._forget_path(path)
+
+    def _forget_path(self, path: str) -> None:
+        with self._lock:
+            self._paths.pop(path, None)
+        for metric in (self._warm_up, self._warm_up_records, self._loads):
+            for status in _STATUSES:
+                with contextlib.suppress(KeyError):  # as old versions of the library say that there is none
+                    metric.remove(path, status)
+        with contextlib.suppress(KeyError):
+            self._load_time.remove(path)
 
 
 def _counter(registry: CollectorRegistry, name: str, text: str, *labels: str) -> Counter:

@@ -19,7 +19,7 @@ from sealserve.serving.batching import BatchingParameters
 from sealserve.serving.core import ModelServer
 from sealserve.serving.grpc_server import GrpcServer, listen
 from sealserve.serving.prediction_service import PredictionService
-from sealserve.serving.process.configuration import Configuration
+from sealserve.serving.process.configuration import Configuration, explain_missing
 from sealserve.serving.process.gate import Gate
 from sealserve.serving.process.loading import Loader
 from sealserve.serving.process.metrics import Metrics
@@ -132,8 +132,9 @@ class Server:
     def _wait_until_ready(self) -> bool:
         """Wait for models that have no version yet. :returns: False if the server is to stop instead."""
         if not self._core.ready:
-            missing = sorted(set(self._core.names()) - set(self._core.models))
-            event(_log, logging.WARNING, "waiting-for-versions", models=missing)
+            for model in self._models:
+                if model.name not in self._core.models:
+                    event(_log, logging.WARNING, "waiting-for-versions", model=model.name, note=explain_missing(model))
         while not self._core.ready:
             with contextlib.suppress(queue.Empty):
                 if self._happenings.get(timeout=_LOOK) == _STOP:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from sealserve.errors import ConfigurationError
+from sealserve.errors import ConfigurationError, InputError
 from sealserve.files import read_file
 
 M = TypeVar("M", bound=Message)
@@ -20,8 +20,12 @@ def read_text(path: Path, flag: str) -> str:
     """The text of a file. :raises ConfigurationError: it cannot be read or is not UTF-8."""
     try:
         return read_file(path, limit=_MOST_BYTES).decode()
+    except InputError as error:
+        raise ConfigurationError(f"--{flag}: {error.message}", hint=error.hint) from error
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"--{flag}: {path} is not text (UTF-8)") from error
+        raise ConfigurationError(
+            f"--{flag}: {path} is not text (UTF-8)", hint=f"It is protobuf text. See {_EXAMPLES}."
+        ) from error
 
 
 def parse_text(text: str, kind: type[M], *, path: Path, flag: str, secret: bool = False) -> M:

@@ -61,8 +61,8 @@ class KServeApi:
                 length = _header_length(call)
 
                 def infer(body: bytes, wanted: Callable[[], bool], take: Take) -> Reply:
-                    request, wishes = read_infer(name, version, body, length, take=take)
-                    response = open_inference.infer(self._core, request, wanted=wanted)
+                    request, raw, wishes = read_infer(name, version, body, length, take=take)
+                    response = open_inference.infer(self._core, request, raw, take=take, wanted=wanted)
                     return _reply(*write_infer(response, wishes), response.model_version)
 
                 return Work(infer)

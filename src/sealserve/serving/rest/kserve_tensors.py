@@ -13,7 +13,7 @@ from sealserve.serving.engine import Array
 from sealserve.serving.errors import RequestError
 from sealserve.serving.open_inference.contents import read_contents
 from sealserve.serving.open_inference.datatypes import find_datatype
-from sealserve.serving.open_inference.raw import read_raw, write_raw
+from sealserve.serving.open_inference.raw import Raw, read_raw, write_raw
 from sealserve.serving.rest.answers import float_values
 from sealserve.serving.rest.json_text import Take, everything, parse_object, shown
 from sealserve.serving.rest.numbers import MOST_DIMENSIONS, Numbers
@@ -35,12 +35,13 @@ class Wishes:
 
 def read_infer(
     name: str, version: str, body: bytes, json_length: int | None, *, take: Take = everything
-) -> tuple[ModelInferRequest, Wishes]:
+) -> tuple[ModelInferRequest, list[Raw], Wishes]:
     """Read a request.
 
     :param json_length: of the JSON at the beginning of the body, where bytes of tensors follow.
     :param take: see :func:`parse_json`.
-    :returns: the request with all tensors in ``raw_input_contents``.
+    :returns: the request, the raw contents of each of its inputs, which the message does not have, and how answers are
+        wanted. Binary tensors are parts of the body, and no copies.
     :raises RequestError: it is malformed.
     """
     if json_length is not None and json_length > len(body):
@@ -53,8 +54,10 @@ def read_infer(
         id=_text(document.get("id", ""), "id"),
     )
     _set_parameters(request.parameters, document.get("parameters"))
+    raw: list[Raw] = []
     for given in _objects(document, "inputs"):
-        rest = _read_input(request, given, rest)
+        contents, rest = _read_input(request, given, rest)
+        raw.append(contents)
     if rest:
         raise RequestError(f"{len(rest)} bytes follow the last binary tensor")
     wishes: dict[str, bool] = {}
@@ -63,10 +66,11 @@ def read_infer(
         name = _text(given.get("name"), "name of an output")
         request.outputs.add(name=name)
         wishes[name] = _flag(given.get("parameters"), "binary_data", default=binary)
-    return request, Wishes(binary, wishes)
+    return request, raw, Wishes(binary, wishes)
 
 
-def _read_input(request: ModelInferRequest, given: Mapping[str, Any], rest: memoryview) -> memoryview:
+def _read_input(request: ModelInferRequest, given: Mapping[str, Any], rest: memoryview) -> tuple[Raw, memoryview]:
+    """The raw contents of one input, and what of the body is left behind it."""
     name = _text(given.get("name"), "name of an input")
     datatype = _text(given.get("datatype"), f"datatype of input {name}")
     shape = _shape(given.get("shape"), name)
@@ -77,14 +81,12 @@ def _read_input(request: ModelInferRequest, given: Mapping[str, Any], rest: memo
     if size is None:
         if "data" not in given:
             raise RequestError(f"input {name} has no data")
-        request.raw_input_contents.append(_to_raw(given["data"], name, datatype, shape))
-        return rest
+        return _to_raw(given["data"], name, datatype, shape), rest
     if "data" in given:
         raise RequestError(f"input {name} has both data and binary_data_size")
     if type(size) is not int or not 0 <= size <= len(rest):
         raise RequestError(f"input {name} declares {shown(size)} bytes, and {len(rest)} are there")
-    request.raw_input_contents.append(bytes(rest[:size]))
-    return rest[size:]
+    return rest[:size], rest[size:]
 
 
 def _to_raw(data: Any, name: str, datatype: str, shape: Sequence[int]) -> bytes:

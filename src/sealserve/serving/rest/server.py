@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 
-from aiohttp import web
+from aiohttp import web, web_protocol
 from aiohttp.http_exceptions import HttpProcessingError
 
 from sealserve.addresses import parse_address
@@ -30,6 +30,12 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 _LINGER_SECONDS = 1.0  # so that a caller who still sends can read why nobody reads it
 _TURN_SECONDS = 0.05  # for requests that have just arrived to begin
 _CLOSE_SECONDS = 1.0  # for TLS and cancelled requests to end
+_HEADERS = 64  # lines of a request, of 8 KiB each at most
+
+# Requests of one connection that are parsed, and that nobody has begun with. aiohttp keeps 32, each with all its
+# headers, and has no setting for it; what is not parsed waits in the socket. With a number between, a request can be
+# forgotten behind one whose body came later than its headers (3.14.5).
+web_protocol.MAX_MSG_QUEUE_SIZE = 1
 
 
 class RestServer:
@@ -98,6 +104,7 @@ class RestServer:
             self._failure = error
             if self._started.is_set():
                 _log.exception("rest-server-failed")
+                self._door.close()  # callers are refused, and do not wait for a server that is gone
         finally:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             asyncio.set_event_loop(None)
@@ -112,6 +119,7 @@ class RestServer:
             auto_decompress=False,
             keepalive_timeout=self._limits.idle_seconds,
             lingering_time=_LINGER_SECONDS,
+            max_headers=_HEADERS,
             logger=_library_log(),
         )
         listening = await self._loop.create_server(
@@ -171,7 +179,7 @@ def create_rest_server(
     except OSError as error:
         raise MachineError(
             f"cannot listen on {address}",
-            hint="Another program may have the port: choose another, or 0 for a free one.",
+            hint="Another program may have the port, and `ss -ltnp` says which: choose another.",
         ) from error
     try:
         server = RestServer(

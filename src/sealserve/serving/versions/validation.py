@@ -38,7 +38,8 @@ def check_labels(configs: Sequence[ServedModelConfig], core: ModelServer, *, all
             if not allow_unavailable or now.get(label, version) != version:
                 raise LabelError(
                     f"Request to assign label to version {version} of model {config.name}, "
-                    "which is not currently available for inference"
+                    "which is not currently available for inference",
+                    hint="Before its version is loaded, a label takes --allow_version_labels_for_unavailable_models.",
                 )
 
 
