@@ -58,10 +58,11 @@ class Place:
         answer: list[float] = json.loads(self._read())
         return answer
 
-    def peak_bytes(self) -> int:
-        """The most memory that the process has had."""
+    def memory_bytes(self) -> tuple[int, int]:
+        """The most memory that the process has had, and what it has now."""
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+        peak, now = (int(status.split(f"{name}:")[1].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
+        return peak, now
 
     def close(self) -> None:
         assert self._process.stdin

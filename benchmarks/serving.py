@@ -101,7 +101,8 @@ class Bench:
                 rate = len(times) / sum(times)
                 self.results.add("latency", model.name, name, median=median * 1000, rate=rate, **added)
             for name, one in {**bare, "sealserve": ours}.items():
-                self.results.add("start", model.name, name, seconds=one.seconds, peak_mb=one.peak_bytes() / 1e6)
+                peak, now = one.memory_bytes()
+                self.results.add("start", model.name, name, seconds=one.seconds, peak_mb=peak / 1e6, after_mb=now / 1e6)
 
     def concurrency(self, model: Model, *, batching: bool) -> None:
         """Answers per second against callers at once, with and without batches, in turns."""

@@ -83,7 +83,8 @@ def test_a_caller_that_leaves_while_it_waits_is_let_go(half_plus_two):
     model = load(OpenVinoEngine(threads=1, parallel_requests=1), half_plus_two)
     compiled = model._compiled["serving_default"]
     gone = threading.Event()
-    with compiled._request(lambda: True), ThreadPoolExecutor(1) as pool:
+    taken = compiled.requests.take(lambda: True)
+    with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(
             model.predict, "serving_default", {"x": np.zeros(1, np.float32)}, wanted=lambda: not gone.is_set()
         )
@@ -91,6 +92,7 @@ def test_a_caller_that_leaves_while_it_waits_is_let_go(half_plus_two):
         gone.set()
         with pytest.raises(CallerGoneError):
             waiting.result(10)
+    compiled.requests.give_back(taken)
     assert model.predict("serving_default", {"x": np.zeros(1, np.float32)})["y"].tolist() == [2.0]
 
 
@@ -116,6 +118,33 @@ def test_loading_opens_no_file_of_the_model_by_its_name(engine, half_plus_two, t
 def test_files_without_a_saved_model_are_refused(engine):
     with pytest.raises(ModelError, match=r"it has no saved_model\.pb"):
         engine.load({})
+
+
+def test_a_tensorflow_lite_model_is_refused_with_a_way_out(engine):
+    with MemoryFiles() as files:
+        with files.add("model.tflite") as file:
+            file.write(b"TFL3")
+        with pytest.raises(ModelError, match=r"model\.tflite is a TensorFlow Lite model"):
+            engine.load(files)
+
+
+def test_a_light_model_answers_small_and_large_requests_within_its_bound_of_requests(half_plus_two):
+    model = load(OpenVinoEngine(threads=2, parallel_requests=1), half_plus_two)
+    sizes = [1, 1024, 1025, 100_000, 0, 7, 100_000, 1]
+    for size in sizes:
+        x = np.arange(size, dtype=np.float32)
+        assert np.array_equal(model.predict("serving_default", {"x": x})["y"], x / 2 + 2)
+
+    def ask(size):
+        x = np.full(size, size, np.float32)
+        return np.array_equal(model.predict("serving_default", {"x": x})["y"], x / 2 + 2)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, sizes * 20))
+    requests = model._compiled["serving_default"].requests
+    requests.take(lambda: True)
+    with pytest.raises(CallerGoneError):  # there is one, for small and large together
+        requests.take(iter([True, False]).__next__)
 
 
 def test_an_operation_that_openvino_lacks_is_named_with_a_way_out(engine, tmp_path):

@@ -3,70 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import io
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tensor_bundles import entry, table
 
 from sealserve.errors import ModelError
 from sealserve.models.graph import GraphBuilder, TensorInGraph, type_attribute
 from sealserve.serving import tensor_bundle
-from sealserve.serving.frozen_graph import write_frozen_graph
+from sealserve.serving.frozen_graph import freeze
 from sealserve.serving.model_files import MemoryFiles
 from sealserve.serving.tensor_bundle import INDEX_FILE, TensorBundle
 from sealserve.serving.variables import Variables
+from sealserve.serving.weights import Weights
 from sealserve.wire.tensorflow_pb2 import (
     AttrValue,
-    BundleEntryProto,
     BundleHeaderProto,
     DataType,
-    GraphDef,
     TensorShapeProto,
     TensorSliceProto,
 )
 
 DATA_FILE = "variables/variables.data-00000-of-00001"
 WEIGHTS = np.arange(6, dtype=np.float32).reshape(2, 3)
-
-
-def varint(number):
-    out = b""
-    while number > 0x7F:
-        out, number = out + bytes([number & 0x7F | 0x80]), number >> 7
-    return out + bytes([number])
-
-
-def block(entries):
-    """A block of LevelDB's table format, its keys shortened as LevelDB does."""
-    body, last = b"", b""
-    for key, value in entries:
-        shared = 0
-        while shared < min(len(key), len(last)) and key[shared] == last[shared]:
-            shared += 1
-        body += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
-        last = key
-    return body + (0).to_bytes(4, "little") + (1).to_bytes(4, "little")
-
-
-def table(entries, *, compression=0, at_once=2, repeated=1):
-    """A table with ``at_once`` entries in a block, and ``repeated`` handles of each block."""
-    written, handles = b"", []
-    for at in range(0, len(entries), at_once):
-        content = block(entries[at : at + at_once])
-        last = entries[min(at + at_once, len(entries)) - 1][0]
-        handles += [(last, varint(len(written)) + varint(len(content)))] * repeated
-        written += content + bytes([compression]) + bytes(4)
-    index = block(handles)
-    footer = varint(0) + varint(0) + varint(len(written)) + varint(len(index))
-    return written + index + bytes(5) + footer.ljust(40, b"\0") + (0xDB4775248B80FB57).to_bytes(8, "little")
-
-
-def entry(array, offset, **changed):
-    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in array.shape])
-    fields = {"dtype": DataType.DT_FLOAT, "shape": shape, "offset": offset, "size": array.nbytes, **changed}
-    return BundleEntryProto(**fields).SerializeToString()
 
 
 HEADER = (b"", BundleHeaderProto(num_shards=1).SerializeToString())
@@ -100,7 +61,7 @@ def test_a_variable_is_read_from_its_place():
         ([HEADER, (b"w", entry(WEIGHTS, -1))], "lies nowhere"),
         ([HEADER, (b"w", entry(WEIGHTS, 0, shard_id=1))], "has no variables/variables.data-00001-of-00001"),
         ([HEADER, (b"w", entry(WEIGHTS, 0, slices=[TensorSliceProto()]))], "not all of it is stored"),
-        ([HEADER, (b"w", entry(WEIGHTS, 0, dtype=DataType.DT_VARIANT))], "holds DT_VARIANT"),
+        ([HEADER, (b"w", entry(WEIGHTS, 0, dtype=DataType.DT_VARIANT))], "holds variant"),
         ([HEADER, (b"w", b"\xff")], "cannot be read"),
         ([(b"", BundleHeaderProto(num_shards=1, endianness=BundleHeaderProto.BIG).SerializeToString())], "big-endian"),
         ([(b"w", entry(WEIGHTS, 0))], "cannot be read"),
@@ -155,9 +116,9 @@ def restoring_model(*, slices=b"", name=b"weights"):
 
 
 def frozen(model, files):
-    graph, written = model.meta_graphs[0], io.BytesIO()
-    tensors = write_frozen_graph(graph, "serving_default", Variables(graph.graph_def, files), written)
-    return GraphDef.FromString(written.getvalue()), tensors
+    graph = model.meta_graphs[0]
+    made = freeze(graph, "serving_default", Weights(graph.graph_def, files))
+    return made.graph, made
 
 
 def test_variables_become_constants_and_only_what_a_signature_needs_is_kept():
@@ -236,7 +197,7 @@ def test_what_is_assigned_in_a_circle_is_no_stored_value():
     identity = next(node for node in graph.node if node.op == "Identity")
     identity.input[:] = [identity.name]
     with pytest.raises(ModelError, match="no stored value"):
-        Variables(graph, {}).constant(next(node for node in graph.node if node.name == "w"))
+        Variables(graph, {}).value(next(node for node in graph.node if node.name == "w"))
 
 
 def test_a_malformed_reference_to_a_node_is_refused():

@@ -221,6 +221,8 @@ def test_a_keras_export_agrees_with_keras(engine, tmp_path):
     )
     keras.export(str(tmp_path / "1"), verbose=False)
     model = load(engine, tmp_path / "1")
+    assert set(model.signatures) == {"serve", "serving_default"}
+    assert len({one.requests for one in model._compiled.values()}) == 1  # one graph for both
     x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
     for name, signature in model.signatures.items():
         (alias,), (output,) = signature.inputs, signature.outputs

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from types import TracebackType
 
 import grpc
 
@@ -43,7 +44,7 @@ class Admission:
         self._lock = threading.Lock()
         # Oldest first, as dictionaries keep their order.
         self._receiving: dict[grpc.ServicerContext, float] = {}
-        self._peers: dict[grpc.ServicerContext, str] = {}  # the connections of those
+        self._peers: dict[grpc.ServicerContext, str] = {}  # the connections of those, as far as they were asked for
         self._answering: dict[grpc.ServicerContext, tuple[float, int]] = {}
         self._working = 0
         self._bytes = 0
@@ -77,10 +78,8 @@ class Admission:
         # gRPC has settings for this, and lets headers of some MB pass all the same (grpcio 1.85).
         if sum(len(key) + len(value) for key, value in context.invocation_metadata()) > self._limits.header_bytes:
             raise OverloadedError("the headers of the request are too large")
-        peer = context.peer()
         with self._lock:
             self._receiving[context] = time.monotonic()
-            self._peers[context] = peer
             surplus = self._surplus() if len(self._receiving) > self._limits.receiving else None
             if surplus is not None:
                 self._received(surplus)
@@ -98,12 +97,14 @@ class Admission:
 
     def _surplus(self) -> grpc.ServicerContext:
         """The oldest of the connection that has most; between connections that have as many, the oldest."""
+        for context in self._receiving:
+            if context not in self._peers:
+                self._peers[context] = context.peer()
         held = Counter(self._peers.values())
-        return max(self._peers, key=lambda context: held[self._peers[context]])  # the first of several
+        return max(self._receiving, key=lambda context: held[self._peers[context]])  # the first of several
 
-    @contextlib.contextmanager
-    def work(self, context: grpc.ServicerContext, size: int) -> Iterator[None]:
-        """The place in which a request that takes ``size`` bytes is answered.
+    def work(self, context: grpc.ServicerContext, size: int) -> Held:
+        """The place in which a request that takes ``size`` bytes is answered, in a ``with`` block.
 
         :raises OverloadedError: there is no place. :raises CallerGoneError: nobody waits for the answer.
         """
@@ -117,16 +118,10 @@ class Admission:
                 self._bytes += size
         if full:
             raise OverloadedError("the server has as many requests as it takes at once: try again later")
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._working -= 1
-                self._bytes -= size
+        return Held(self, 1, size)
 
-    @contextlib.contextmanager
-    def memory(self, size: int) -> Iterator[None]:
-        """Count ``size`` bytes more for a request in work.
+    def memory(self, size: int) -> Held:
+        """Count ``size`` bytes more for a request in work, in a ``with`` block.
 
         :raises OverloadedError: the server would hold too many, and has other requests in work.
         """
@@ -136,11 +131,13 @@ class Admission:
                 self._bytes += size
         if full:
             raise OverloadedError("the server holds as many bytes of requests as it may: try again later")
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._bytes -= size
+        return Held(self, 0, size)
+
+    def let_go(self, working: int, size: int) -> None:
+        """End what :meth:`work` or :meth:`memory` counted."""
+        with self._lock:
+            self._working -= working
+            self._bytes -= size
 
     def answer(self, context: grpc.ServicerContext, size: int) -> None:
         """Count an answer of ``size`` bytes until its caller has it."""
@@ -220,3 +217,22 @@ class Admission:
             self._heap_before = self._heap_last = min(self._short)
             self._short = []
         return True
+
+
+class Held:
+    """What a request holds until the end of the ``with`` block. A class and no generator: every request passes here."""
+
+    __slots__ = ("_admission", "_size", "_working")
+
+    def __init__(self, admission: Admission, working: int, size: int) -> None:
+        self._admission = admission
+        self._working = working
+        self._size = size
+
+    def __enter__(self) -> None:
+        """Held since it was made."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.let_go(self._working, self._size)

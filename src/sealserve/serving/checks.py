@@ -22,6 +22,8 @@ def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:
             f"len({_names(given)}) != len({_names(declared)}). "
             f"Sent extra: {_names(given - declared)}. Missing but required: {_names(declared - given)}."
         )
+    if all(name in signature.inputs and _fits(signature.inputs[name], array) for name, array in inputs.items()):
+        return
     for name in inputs:
         if name not in signature.inputs:
             raise RequestError(
@@ -51,6 +53,25 @@ def select_outputs(signature: Signature, output_filter: Sequence[str]) -> list[s
     return list(output_filter) or list(signature.outputs)
 
 
+def _fits(spec: TensorSpec, array: Array) -> bool:
+    """Whether there is nothing to complain of: of every request, so it is quick."""
+    try:
+        if tensor_type(array.dtype) != spec.data_type:
+            return False
+    except TensorError:
+        return False
+    return spec.shape is None or _has_shape(spec.shape, array.shape)
+
+
+def _has_shape(declared: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if len(declared) != len(shape):
+        return False
+    for one, size in zip(declared, shape, strict=True):  # noqa: SIM110 - a third of the time of all() takes
+        if one not in (-1, size):
+            return False
+    return True
+
+
 def _check_type(index: int, name: str, spec: TensorSpec, array: Array) -> None:
     try:
         given = tensor_type(array.dtype)
@@ -64,12 +85,7 @@ def _check_type(index: int, name: str, spec: TensorSpec, array: Array) -> None:
 
 
 def _check_shape(name: str, spec: TensorSpec, array: Array) -> None:
-    if spec.shape is None:
-        return
-    fits = len(spec.shape) == array.ndim and all(
-        declared in (-1, size) for declared, size in zip(spec.shape, array.shape, strict=True)
-    )
-    if not fits:
+    if spec.shape is not None and not _has_shape(spec.shape, array.shape):
         raise RequestError(
             f"Incompatible shape for input {name}: the signature declares {spec}, "
             f"but a tensor of shape {list(array.shape)} is provided"

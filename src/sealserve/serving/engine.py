@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,7 +12,17 @@ from sealserve.models.saved_model import DEFAULT_SIGNATURE, Signature, TensorSpe
 from sealserve.serving.model_files import ModelFiles
 from sealserve.wire.tensorflow_pb2 import SignatureDef
 
-__all__ = ["DEFAULT_SIGNATURE", "Array", "Engine", "LoadedModel", "Signature", "TensorSpec", "Waiting", "always"]
+__all__ = [
+    "DEFAULT_SIGNATURE",
+    "Array",
+    "Engine",
+    "LoadedModel",
+    "RunsTogether",
+    "Signature",
+    "TensorSpec",
+    "Waiting",
+    "always",
+]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,7 +32,7 @@ def always() -> bool:
     return True
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Waiting:
     """Whether somebody waits, as ``wanted``, and for how long: an engine that can stop in its work stops by then.
 
@@ -73,6 +83,24 @@ class LoadedModel(Protocol):
         """Let go of what the model holds. No request uses it any more, and none will."""
 
 
+@runtime_checkable
+class RunsTogether(Protocol):
+    """A :class:`LoadedModel` that can answer several signatures in one run."""
+
+    def predict_together(
+        self,
+        outputs: Mapping[str, Sequence[str]],
+        inputs: Mapping[str, Array],
+        *,
+        wanted: Callable[[], bool] = always,
+    ) -> dict[str, dict[str, Array]] | None:
+        """As :meth:`LoadedModel.predict`, for several signatures.
+
+        :param outputs: the outputs to give, by signature.
+        :returns: what each gives; None where they do not read the same tensors, and nothing was run.
+        """
+
+
 class Engine(Protocol):
     """Loads models."""
 
@@ -81,5 +109,6 @@ class Engine(Protocol):
 
         :param files: those of the version, ``saved_model.pb`` among them; not needed any more when this returns. An
             engine reads these open files and opens none by a name, which could lead to something that nobody verified.
+            It may let go of the graph and the variables in :class:`MemoryFiles` as soon as it has them.
         :raises ModelError: it is no SavedModel, or one that this engine cannot run.
         """

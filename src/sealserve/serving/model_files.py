@@ -78,6 +78,11 @@ class MemoryFiles(dict[str, BinaryIO]):
             raise
         self[name] = file
 
+    def let_go(self, names: tuple[str, ...]) -> None:
+        """Let go of the files whose names begin so: an engine has read them, and needs their memory."""
+        for name in [name for name in self if name.startswith(names)]:
+            self.pop(name).close()
+
     def close(self) -> None:
         """Let go of the memory."""
         while self:

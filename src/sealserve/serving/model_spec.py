@@ -24,6 +24,13 @@ def model_choice(spec: ModelSpec) -> ModelChoice:
 
 def model_spec(name: str, version: int, signature: str = "") -> ModelSpec:
     """What an answer says of who gave it."""
-    spec = ModelSpec(name=name, signature_name=signature)
-    spec.version.value = version
+    spec = ModelSpec()
+    fill_model_spec(spec, name, version, signature)
     return spec
+
+
+def fill_model_spec(spec: ModelSpec, name: str, version: int, signature: str) -> None:
+    """The same into an answer's own, which saves a copy."""
+    spec.name = name
+    spec.signature_name = signature
+    spec.version.value = version

@@ -6,6 +6,7 @@ OpenVINO computes in bfloat16 by itself where the CPU has it, which moves answer
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import openvino
 
@@ -13,17 +14,21 @@ from sealserve.errors import ModelError
 from sealserve.logs import event, get_logger
 from sealserve.models.saved_model import DEFAULT_SIGNATURE, SAVED_MODEL_FILE, Signature
 from sealserve.serving.engine import LoadedModel
-from sealserve.serving.frozen_graph import FrozenSignature, write_frozen_graph
-from sealserve.serving.model_files import ModelFiles, memory_file, path_of, seal
+from sealserve.serving.frozen_graph import FrozenGraph, freeze
+from sealserve.serving.heap import give_back
+from sealserve.serving.model_files import MemoryFiles, ModelFiles
 from sealserve.serving.openvino_errors import USE_TENSORFLOW, explain_conversion_error
+from sealserve.serving.openvino_graph import is_light, read_graph
 from sealserve.serving.openvino_limits import narrowed
-from sealserve.serving.openvino_model import CompiledSignature, OpenVinoModel, require_same_type
+from sealserve.serving.openvino_model import CompiledSignature, OpenVinoModel, Requests, require_same_type
 from sealserve.serving.openvino_onnx import ONNX_FILE, read_onnx
+from sealserve.serving.same_graph import Descriptions
 from sealserve.serving.saved_model_files import definitions, parse, read
-from sealserve.serving.variables import Variables
-from sealserve.wire.tensorflow_pb2 import DataType, MetaGraphDef
+from sealserve.serving.weights import Weights
+from sealserve.wire.tensorflow_pb2 import DataType
 
 _DEVICE = "CPU"
+_THREADS = "INFERENCE_NUM_THREADS"
 
 _log = get_logger(__name__)
 
@@ -43,9 +48,15 @@ class OpenVinoEngine:
     ) -> None:
         self._core = openvino.Core()
         self._parallel_requests = parallel_requests
-        self._properties: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        self._properties: dict[str, str | int] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+            # A request's thread would move to OpenVINO's core for each run, and wait for whoever is there, such as
+            # gRPC's threads and those of another model.
+            "ENABLE_CPU_PINNING": False,
+        }
         if threads is not None:
-            self._properties["INFERENCE_NUM_THREADS"] = threads
+            self._properties[_THREADS] = threads
 
     def load(self, files: ModelFiles) -> LoadedModel:
         """Load one version; see :meth:`Engine.load`.
@@ -56,66 +67,96 @@ class OpenVinoEngine:
         if ONNX_FILE in files and SAVED_MODEL_FILE not in files:
             return self._load_onnx(files)
         meta_graph, signatures = parse(read(files))
-        variables = Variables(meta_graph.graph_def, files)
-        compiled: dict[str, CompiledSignature] = {}
+        values = Weights(meta_graph.graph_def, files)
+        frozen: dict[str, FrozenGraph] = {}
         refused: dict[str, ModelError] = {}
         names = sorted(signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
+
+        def refuse(name: str, error: ModelError) -> None:
+            if name == names[0]:
+                raise error
+            event(_log, logging.WARNING, "signature-not-usable", signature=name, reason=error)
+            refused[name] = error
+
         for name in names:
             try:
-                compiled[name] = self._compile(meta_graph, name, signatures[name], variables)
+                frozen[name] = freeze(meta_graph, name, values)
             except ModelError as error:
-                if name == names[0]:
-                    raise
-                event(_log, logging.WARNING, "signature-not-usable", signature=name, reason=error)
-                refused[name] = error
-        return OpenVinoModel(compiled, refused, definitions(meta_graph))
+                refuse(name, error)
+        signature_definitions = definitions(meta_graph)
+        # Memory that OpenVINO can have now.
+        del meta_graph, values
+        if isinstance(files, MemoryFiles):
+            files.let_go((SAVED_MODEL_FILE, "variables/"))
+        compiled: dict[str, CompiledSignature] = {}
+        graphs = _Graphs(self._compile)
+        for name in [name for name in names if name in frozen]:
+            try:
+                compiled[name] = graphs.signature(name, signatures[name], frozen.pop(name))
+            except ModelError as error:
+                refuse(name, error)
+        give_back()
+        return OpenVinoModel(compiled, refused, signature_definitions)
 
     def _load_onnx(self, files: ModelFiles) -> LoadedModel:
         try:
             model, signature, definition = read_onnx(files)
             compiled = self._core.compile_model(model, _DEVICE, self._properties)
             names = {alias: alias for alias in (*signature.inputs, *signature.outputs)}
-            one = CompiledSignature(
-                compiled,
-                DEFAULT_SIGNATURE,
-                signature,
-                inputs=names,
-                outputs=names,
-                parallel=self._parallel_requests,
-            )
+            requests = Requests(compiled, self._parallel_requests)
+            one = CompiledSignature(requests, DEFAULT_SIGNATURE, signature, inputs=names, outputs=names)
         except (RuntimeError, ValueError, TypeError) as error:
             raise explain_conversion_error(error, DEFAULT_SIGNATURE, hint="Export the ONNX model again.") from error
         return OpenVinoModel({DEFAULT_SIGNATURE: one}, {}, {DEFAULT_SIGNATURE: definition})
 
-    def _compile(
-        self, meta_graph: MetaGraphDef, name: str, signature: Signature, variables: Variables
-    ) -> CompiledSignature:
-        with memory_file("graph") as file:
-            tensors = write_frozen_graph(meta_graph, name, variables, file)
-            seal(file)
-            try:
-                model = self._core.read_model(path_of(file))
-                _refuse_casts(model, name, signature, tensors)
-                compiled = self._core.compile_model(model, _DEVICE, self._properties)
-                # Not before: a conversion that fails names the operations, which says more.
-                _refuse_strings(name, signature)
-                if narrow := narrowed(signature):
-                    event(_log, logging.WARNING, "computed-in-narrower-types", signature=name, tensors=narrow)
-                return CompiledSignature(
-                    compiled,
-                    name,
-                    signature,
-                    inputs=tensors.inputs,
-                    outputs=tensors.outputs,
-                    parallel=self._parallel_requests,
-                )
-            except (RuntimeError, ValueError, TypeError) as error:
-                raise explain_conversion_error(error, name) from error
+    def _compile(self, name: str, signature: Signature, frozen: FrozenGraph) -> Requests:
+        try:
+            model = read_graph(self._core, frozen, name)
+            _refuse_casts(model, name, signature, frozen)
+            compiled = self._core.compile_model(model, _DEVICE, self._properties)
+            # Not before: a conversion that fails names the operations, which says more.
+            _refuse_strings(name, signature)
+            light = None
+            if is_light(model) and self._properties.get(_THREADS) != 1:
+                light = self._core.compile_model(model, _DEVICE, {**self._properties, _THREADS: 1})
+            return Requests(compiled, self._parallel_requests, light=light)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise explain_conversion_error(error, name) from error
 
 
-def _refuse_casts(model: openvino.Model, name: str, signature: Signature, tensors: FrozenSignature) -> None:
+class _Graphs:
+    """The graphs of one model: signatures that compute the same have one together."""
+
+    def __init__(self, compile_graph: Callable[[str, Signature, FrozenGraph], Requests]) -> None:
+        self._compile = compile_graph
+        self._descriptions = Descriptions()
+        self._known: dict[bytes, tuple[Requests, tuple[str, ...], tuple[str, ...]]] = {}
+
+    def signature(self, name: str, signature: Signature, frozen: FrozenGraph) -> CompiledSignature:
+        """Compile a signature, or find what it is the same as. :raises ModelError: OpenVINO cannot run it."""
+        same = self._descriptions.describe(frozen)
+        order = tuple(frozen.inputs) if same is None else same.inputs
+        if same is not None and same.digest in self._known:
+            requests, inputs, outputs = self._known[same.digest]
+        else:
+            inputs, outputs = tuple(frozen.inputs[alias] for alias in order), tuple(frozen.outputs.values())
+            requests = self._compile(name, signature, frozen)
+            if same is not None:
+                self._known[same.digest] = requests, inputs, outputs
+        if narrow := narrowed(signature):
+            event(_log, logging.WARNING, "computed-in-narrower-types", signature=name, tensors=narrow)
+        return CompiledSignature(
+            requests,
+            name,
+            signature,
+            inputs=dict(zip(order, inputs, strict=True)),
+            outputs=dict(zip(frozen.outputs, outputs, strict=True)),
+        )
+
+
+def _refuse_casts(model: openvino.Model, name: str, signature: Signature, frozen: FrozenGraph) -> None:
     """The frozen graph casts outputs to the types that the signature says; the graph must have them already."""
-    for alias, tensor in tensors.outputs.items():
+    for alias, tensor in frozen.outputs.items():
         for port in model.outputs:
             cast = port.get_node().input_value(0).get_node()
             if tensor not in port.get_names() or cast.get_type_name() != "Convert":

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from sealserve.serving.openvino_limits import check_ranges
 from sealserve.wire.tensorflow_pb2 import SignatureDef
 from sealserve.wire.tensors import TensorError, numpy_type
 
+_SMALL = 4096  # bytes of all inputs
 _WAIT = 0.05  # seconds between two looks at whether the caller is still there
 
 _log = get_logger(__name__)
@@ -72,24 +72,25 @@ class OpenVinoModel:
 
 
 class CompiledSignature:
-    """One signature, compiled.
+    """One signature of a compiled graph.
 
+    :param requests: of the graph; several signatures may have the same.
     :param inputs: the tensor name in OpenVINO's model for each of the signature's inputs; so for ``outputs``.
-    :param parallel: how many requests may run at once.
     :raises ModelError: OpenVINO's model lacks one of them, or has it in another type.
     """
 
     def __init__(
         self,
-        compiled: Any,
+        requests: Requests,
         name: str,
         signature: Signature,
         *,
         inputs: Mapping[str, str],
         outputs: Mapping[str, str],
-        parallel: int | None,
     ) -> None:
         self.signature = signature
+        self.requests = requests
+        compiled = requests.compiled
         self._inputs = {alias: _find_port(compiled.inputs, inputs[alias], alias, name) for alias in signature.inputs}
         self._outputs = {
             alias: _find_port(compiled.outputs, outputs[alias], alias, name) for alias in signature.outputs
@@ -100,10 +101,6 @@ class CompiledSignature:
             require_same_type(compiled.inputs[self._inputs[alias]], spec, alias, name)
         for alias, spec in signature.outputs.items():
             require_same_type(compiled.outputs[self._outputs[alias]], spec, alias, name)
-        count = parallel or int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._requests: queue.LifoQueue[InferRequest] = queue.LifoQueue()
-        for _ in range(count):
-            self._requests.put(InferRequest(compiled.create_infer_request()))
 
     def predict(
         self, inputs: Mapping[str, Array], output_filter: Sequence[str], wanted: Callable[[], bool]
@@ -112,33 +109,72 @@ class CompiledSignature:
         names = select_outputs(self.signature, output_filter)
         check_inputs(self.signature, inputs)
         check_ranges(self.signature, inputs)
-        arrays = {self._inputs[alias]: array for alias, array in inputs.items()}
-        with self._request(wanted) as request:
-            try:
-                request.run(arrays)
-                return {alias: request.output(self._outputs[alias]) for alias in names}
-            except RuntimeError as error:
-                event(_log, logging.WARNING, "inference-failed", reason=error)
-                raise RequestError(f"the model cannot be run on these inputs: {summary(str(error))}") from error
+        request = self.requests.take(wanted)
+        try:
+            request.run({self._inputs[alias]: array for alias, array in inputs.items()})
+            return {alias: request.output(self._outputs[alias]) for alias in names}
+        except RuntimeError as error:
+            event(_log, logging.WARNING, "inference-failed", reason=error)
+            raise RequestError(f"the model cannot be run on these inputs: {summary(str(error))}") from error
+        finally:
+            self.requests.give_back(request)
 
-    @contextmanager
-    def _request(self, wanted: Callable[[], bool]) -> Iterator[InferRequest]:
+
+class Requests:
+    """OpenVINO's requests of a compiled graph, each used by one thread at a time.
+
+    :param parallel: how many may run at once; OpenVINO's own choice if None.
+    :param light: the same graph for one thread, where a run on a small input is over before others have woken up.
+    """
+
+    def __init__(self, compiled: Any, parallel: int | None, *, light: Any = None) -> None:
+        self.compiled = compiled
+        self._free: queue.SimpleQueue[InferRequest] = queue.SimpleQueue()
+        for _ in range(parallel or int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))):
+            usual = _Bound(compiled.create_infer_request())
+            self._free.put(InferRequest(usual, usual if light is None else _Bound(light.create_infer_request())))
+
+    def take(self, wanted: Callable[[], bool]) -> InferRequest:
+        """The next that is free. :raises CallerGoneError: nobody waits for the answer any more."""
         while True:
             if not wanted():
                 raise CallerGoneError("the caller does not wait for the answer any more")
             try:
-                request = self._requests.get(timeout=_WAIT)
+                return self._free.get(timeout=_WAIT)
             except queue.Empty:
                 continue
-            break
-        try:
-            yield request
-        finally:
-            self._requests.put(request)
+
+    def give_back(self, request: InferRequest) -> None:
+        """It is free again."""
+        self._free.put(request)
 
 
 class InferRequest:
-    """One of OpenVINO's requests, used by one thread at a time.
+    """One of OpenVINO's requests; or two, of which the one for small inputs computes in one thread.
+
+    Threads that wait for more to do keep their cores busy for a while: the callers' and gRPC's have to wait.
+    """
+
+    def __init__(self, usual: _Bound, light: _Bound) -> None:
+        self._usual = usual
+        self._light = light
+        self._ran = usual
+
+    def run(self, arrays: Mapping[int, Array]) -> None:
+        """Compute. :raises RuntimeError: OpenVINO cannot."""
+        size = 0
+        for array in arrays.values():
+            size += array.nbytes
+        self._ran = self._light if size <= _SMALL else self._usual
+        self._ran.run(arrays)
+
+    def output(self, port: int) -> Array:
+        """A copy of what came out: the next run overwrites OpenVINO's own."""
+        return self._ran.output(port)
+
+
+class _Bound:
+    """A request of OpenVINO's, and the memory of its inputs.
 
     OpenVINO's own way to give it arrays takes 30 to 60 microseconds for the smallest, and longer for those that are
     read-only, as all are that came in a message; a copy into its tensors takes one.
@@ -146,10 +182,9 @@ class InferRequest:
 
     def __init__(self, request: Any) -> None:
         self._request = request
-        self._views: dict[int, Array] = {}  # of the memory of input tensors
+        self._views: dict[int, Array] = {}
 
     def run(self, arrays: Mapping[int, Array]) -> None:
-        """Compute. :raises RuntimeError: OpenVINO cannot."""
         # Inputs are copied. Where they are shared and the graph gives one back as it is (x * 1, two casts), OpenVINO
         # 2026.4 reads the memory of an earlier request's input, which is freed by then.
         for port, array in arrays.items():
@@ -163,7 +198,6 @@ class InferRequest:
         self._request.infer(share_outputs=True)
 
     def output(self, port: int) -> Array:
-        """A copy of what came out: the next run overwrites OpenVINO's own."""
         return np.array(self._request.get_output_tensor(port).data)
 
 

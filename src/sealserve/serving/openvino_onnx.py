@@ -2,7 +2,7 @@
 
 Such a model has one signature, ``serving_default``, of the graph's own inputs and outputs. Weights must be in the file:
 ONNX can refer to others by their names, which nobody would have verified. TensorFlow Lite models are not read:
-OpenVINO 2026.4 takes them by a path that ends in ``.tflite`` only, and a file in memory has none.
+OpenVINO 2026.4 takes them by a path that ends in ``.tflite`` only, and a file in memory has none (ADR 51).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from sealserve.serving.errors import RequestError
 from sealserve.serving.examples import classify, multi_inference, regress
 from sealserve.serving.examples.input import merged_bytes
 from sealserve.serving.methods import Service, unary_method
-from sealserve.serving.model_spec import model_choice, model_spec
+from sealserve.serving.model_spec import fill_model_spec, model_choice, model_spec
 from sealserve.serving.observing import observed
 from sealserve.wire.tensorflow_serving_pb2 import (
     ClassificationResponse,
@@ -68,9 +68,11 @@ class PredictionService:
                 inputs = self._read_all(request)
                 answer = loaded.predict(signature, inputs, list(request.output_filter), wanted=_waiting(context))
             # TensorFlow Serving answers with typed values, and clients read them: `outputs["y"].float_val`.
-            response = PredictResponse(model_spec=model_spec(choice.name, version, signature))
+            response = PredictResponse()
+            fill_model_spec(response.model_spec, choice.name, version, signature)
+            outputs = response.outputs
             for name, array in answer.items():
-                write_tensor(response.outputs[name], array, typed_values=True)
+                write_tensor(outputs[name], array, typed_values=True)
             return response
 
     def classify(self, request: SerializedExamplesRequest, context: grpc.ServicerContext) -> ClassificationResponse:
@@ -133,16 +135,13 @@ class PredictionService:
     def _read_all(self, request: PredictRequest) -> dict[str, Array]:
         """All inputs, within one budget: a small request must not be filled up to many large arrays."""
         left, inputs = self._max_bytes, {}
-        for name in request.inputs:
-            inputs[name] = array = self._read(name, request, max(left, 0))
+        for name, tensor in request.inputs.items():
+            try:
+                inputs[name] = array = to_numpy(tensor, max_bytes=max(left, 0))
+            except TensorError as error:
+                raise RequestError(f"tensor parsing error: {name}: {error.message}") from error
             left -= array.nbytes
         return inputs
-
-    def _read(self, name: str, request: PredictRequest, max_bytes: int) -> Array:
-        try:
-            return to_numpy(request.inputs[name], max_bytes=max_bytes)
-        except TensorError as error:
-            raise RequestError(f"tensor parsing error: {name}: {error.message}") from error
 
 
 def _choice(request: PredictRequest | GetModelMetadataRequest | SerializedExamplesRequest) -> ModelChoice:

@@ -13,6 +13,12 @@ from sealserve.wire.tensorflow_pb2 import MetaGraphDef, SignatureDef
 def read(files: ModelFiles) -> bytes:
     """The bytes of ``saved_model.pb``. :raises ModelError: there is none."""
     if SAVED_MODEL_FILE not in files:
+        for name in files:
+            if name.endswith(".tflite"):
+                raise ModelError(
+                    f"{name} is a TensorFlow Lite model, which the engines here do not read",
+                    hint="Serve the SavedModel that it was made of, or convert it to ONNX as model.onnx.",
+                )
         raise ModelError(
             f"the model is no SavedModel: it has no {SAVED_MODEL_FILE}",
             hint="A model version is a directory that TensorFlow's `tf.saved_model.save` or Keras's `export` wrote; or "

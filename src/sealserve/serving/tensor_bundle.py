@@ -20,7 +20,7 @@ from sealserve.errors import ModelError
 from sealserve.serving.model_files import ModelFiles
 from sealserve.serving.tensor_slices import Extents, parse_part, parse_slice_key, size_of, within
 from sealserve.wire.tensorflow_pb2 import BundleEntryProto, BundleHeaderProto, DataType
-from sealserve.wire.tensors import shape_of
+from sealserve.wire.tensors import TensorError, numpy_type, shape_of, type_name
 
 INDEX_FILE = "variables/variables.index"
 
@@ -29,6 +29,16 @@ _MOST_BYTES = 64 << 20  # of all keys and values: some hundred thousand variable
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _HINT = "Export the model again; TensorFlow writes these files whole."
 _ALIGNMENT = 64  # bytes: TensorFlow and OpenVINO copy arrays that lie otherwise
+
+# Bytes of an element of types that NumPy does not have.
+_OTHER_SIZES: dict[int, int] = {
+    DataType.DT_BFLOAT16: 2,
+    DataType.DT_QINT8: 1,
+    DataType.DT_QUINT8: 1,
+    DataType.DT_QINT16: 2,
+    DataType.DT_QUINT16: 2,
+    DataType.DT_QINT32: 4,
+}
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -46,11 +56,11 @@ class StoredTensor:
 
     def strings(self) -> np.ndarray[Any, np.dtype[Any]]:
         """The elements of a tensor of strings, as ``bytes``. :raises ModelError: they are malformed."""
-        data = self.data.tobytes()
+        data, count = self.data.tobytes(), math.prod(self.shape)
         at, lengths = 0, []
-        array = np.empty(math.prod(self.shape), dtype=object)
+        array = np.empty(min(count, len(data)), dtype=object)  # each has a length
         try:
-            for _ in range(array.size):
+            for _ in range(count):
                 length, at = _varint(data, at)
                 lengths.append(length)
         except (IndexError, ValueError) as error:
@@ -100,59 +110,65 @@ class TensorBundle:
             raise ModelError(f"the model's variables lack {name}", hint=_HINT)
         entry = _entry(self._entries[name.encode()])
         shape = shape_of(entry.shape) or ()
-        if entry.dtype in {DataType.DT_VARIANT, DataType.DT_RESOURCE} or min(shape, default=0) < 0:
-            raise ModelError(
-                f"the variable {name} holds {DataType.Name(entry.dtype)}, which cannot be read from outside TensorFlow",
-                hint="Export the model without it.",
-            )
-        if not part and not entry.slices:
-            return StoredTensor(entry.dtype, shape, self._data(name, entry))
+        if min(shape, default=0) < 0:
+            raise ModelError(f"{INDEX_FILE} cannot be read: {name} has no shape", hint=_HINT)
         try:
+            if not part and not entry.slices:
+                return StoredTensor(entry.dtype, shape, self._data(name, entry, math.prod(shape)))
             whole, wanted = parse_part(part) if part else (shape, tuple((0, -1) for _ in shape))
             return self._assemble(name, entry, whole, wanted)
         except ValueError as error:
-            raise ModelError(f"the part {part!r} of the variable {name} cannot be read: {error}", hint=_HINT) from error
+            which = f"the part {part!r} of the variable" if part else "the variable"
+            raise ModelError(f"{which} {name} cannot be read: {error}", hint=_HINT) from error
+        except MemoryError as error:
+            raise ModelError(f"the variable {name} does not fit into memory: its shape is {shape}") from error
 
     def _assemble(self, name: str, entry: BundleEntryProto, shape: tuple[int, ...], wanted: Extents) -> StoredTensor:
         """A part of what is stored whole or in parts."""
         if shape != shape_of(entry.shape):
             raise ValueError("it has another shape")
+        item_size = _item_size(entry.dtype, name)
+        if not item_size:
+            raise ValueError("its elements have no fixed size")
         stored = self._slices.get(name.encode(), {}) if entry.slices else {tuple((0, -1) for _ in shape): None}
-        size, left = size_of(wanted, shape), math.prod(size_of(wanted, shape))
-        target: np.ndarray[Any, Any] | None = None
-        data = _aligned(0)
-        for extents, value in stored.items():
-            overlap = within(wanted, extents, shape)
+        size = size_of(wanted, shape)
+        overlaps = [(extents, value, within(wanted, extents, shape)) for extents, value in stored.items()]
+        # Before memory is taken for it.
+        if sum(overlap[2] for _, _, overlap in overlaps if overlap is not None) != math.prod(size):
+            raise ValueError("not all of it is stored, or its parts overlap")
+        kind = np.dtype((np.void, item_size))
+        data = aligned(math.prod(size) * item_size)
+        target = data.view(kind).reshape(size)
+        written = np.zeros(size, dtype=bool)  # where two parts overlap, as many elements are in none
+        for extents, value, overlap in overlaps:
             if overlap is None:
                 continue
-            source_entry = entry if value is None else _entry(value)
-            source = self._data(name, source_entry)
-            source_size = size_of(extents, shape)
-            count = math.prod(source_size)
-            if source_entry.dtype == DataType.DT_STRING or len(source) % count:
-                raise ValueError("its elements have no fixed size")
-            kind = np.dtype((np.void, len(source) // count))
-            if target is None:
-                data = _aligned(math.prod(size) * kind.itemsize)
-                target = data.view(kind).reshape(size)
-            there, here, overlapping = overlap
+            there, here, _ = overlap
+            if written[there].any():
+                raise ValueError("its parts overlap")
+            written[there] = True
+            one, source_size = entry if value is None else _entry(value), size_of(extents, shape)
+            if one.dtype != entry.dtype:
+                raise ValueError(f"a part is {type_name(one.dtype)}, and the whole {type_name(entry.dtype)}")
+            source = self._data(name, one, math.prod(source_size))
             target[there] = source.view(kind).reshape(source_size)[here]
-            left -= overlapping
-        if left:
-            raise ValueError("not all of it is stored")
         return StoredTensor(entry.dtype, size, data)
 
-    def _data(self, name: str, entry: BundleEntryProto) -> Bytes:
+    def _data(self, name: str, entry: BundleEntryProto, count: int) -> Bytes:
+        """The bytes of ``count`` elements."""
+        item_size = _item_size(entry.dtype, name)
         shard = f"variables/variables.data-{entry.shard_id:05}-of-{self._shards:05}"
         if shard not in self._files:
             raise ModelError(f"the model has no {shard}", hint=_HINT)
         if entry.offset < 0 or entry.size < 0:
             raise ModelError(f"{INDEX_FILE} cannot be read: {name} lies nowhere", hint=_HINT)
+        if item_size and entry.size != count * item_size:
+            raise ValueError(f"its {count} elements have {entry.size} bytes")
         descriptor = self._files[shard].fileno()
         # Before memory is taken for what the index says.
         if entry.offset + entry.size > os.fstat(descriptor).st_size:
             raise ModelError(f"{shard} is cut short", hint=_HINT)
-        data, at = _aligned(entry.size), 0
+        data, at = aligned(entry.size), 0
         while at < entry.size:
             # Linux reads at most 2 GiB at once.
             read = os.preadv(descriptor, [data[at:].data], entry.offset + at)
@@ -162,7 +178,23 @@ class TensorBundle:
         return data
 
 
-def _aligned(size: int) -> Bytes:
+def _item_size(data_type: int, name: str) -> int:
+    """Bytes of an element; 0 for a string. :raises ModelError: elements of that type stand in no file."""
+    if data_type == DataType.DT_STRING:
+        return 0
+    if data_type in _OTHER_SIZES:
+        return _OTHER_SIZES[data_type]
+    try:
+        return numpy_type(data_type).itemsize
+    except TensorError as error:
+        raise ModelError(
+            f"the variable {name} holds {type_name(data_type)}, which cannot be read from outside TensorFlow",
+            hint="Export the model without it.",
+        ) from error
+
+
+def aligned(size: int) -> Bytes:
+    """Memory as :class:`StoredTensor` has it; what is in it is undefined."""
     data = np.empty(size + _ALIGNMENT, dtype=np.uint8)
     start = -data.ctypes.data % _ALIGNMENT
     return data[start : start + size]

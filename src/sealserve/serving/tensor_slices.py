@@ -56,7 +56,7 @@ def size_of(extents: Extents, shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(extents) != len(shape):
         raise ValueError("its dimensions are not those of the whole")
     for (start, length), size in zip(extents, shape, strict=True):
-        if start < 0 or start + max(length, 0) > size:
+        if start < 0 or start + max(length, 0) > size or length < -1 or (length == -1 and start):
             raise ValueError("it leaves the whole")
     return tuple(size if length < 0 else length for (_, length), size in zip(extents, shape, strict=True))
 

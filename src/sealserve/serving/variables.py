@@ -1,4 +1,4 @@
-"""Which variable of a graph is which of the stored ones, and the variable as a constant.
+"""Which variable of a graph is which of the stored ones, and its value.
 
 A SavedModel says so by the operations that restore it, which are what TensorFlow Serving runs: ``RestoreV2`` reads
 names, ``AssignVariableOp`` (or ``Assign``) puts what it read into a variable. In models of TensorFlow 2 they stand in a
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from sealserve.errors import ModelError
 from sealserve.serving.model_files import ModelFiles
-from sealserve.serving.tensor_bundle import TensorBundle
+from sealserve.serving.tensor_bundle import StoredTensor, TensorBundle
 from sealserve.wire.tensorflow_pb2 import FunctionDef, GraphDef, NodeDef
 from sealserve.wire.tensors import type_name
 
@@ -21,7 +21,7 @@ _ASSIGN = frozenset({"AssignVariableOp", "Assign"})
 
 
 class Variables:
-    """The variables of a graph. Nothing is read before :meth:`constant` asks for it.
+    """The variables of a graph. Nothing is read before :meth:`value` asks for it.
 
     :raises ModelError: an operation that restores variables lacks inputs.
     """
@@ -36,8 +36,8 @@ class Variables:
         self._files = files
         self._bundle: TensorBundle | None = None
 
-    def constant(self, node: NodeDef) -> NodeDef:
-        """A constant of the same name with the variable's stored value.
+    def value(self, node: NodeDef) -> StoredTensor:
+        """What is stored of a variable.
 
         :raises ModelError: the model does not say what is stored of it, or it is not there.
         """
@@ -55,16 +55,7 @@ class Variables:
             raise ModelError(
                 f"the variable {node.name} is {type_name(declared)}, and stored as {type_name(stored.data_type)}"
             )
-        constant = NodeDef(name=node.name, op="Const")
-        constant.attr["dtype"].type = declared
-        # Set in its place: a message that is handed to another message is copied.
-        tensor = constant.attr["value"].tensor
-        tensor.dtype = declared
-        tensor.tensor_shape.SetInParent()  # OpenVINO reads a number without a shape as zero
-        for size in stored.shape:
-            tensor.tensor_shape.dim.add(size=size)
-        tensor.tensor_content = stored.data.tobytes()
-        return constant
+        return stored
 
 
 def split_reference(reference: str) -> tuple[str, int]:

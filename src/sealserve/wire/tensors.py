@@ -117,11 +117,9 @@ def to_numpy(tensor: TensorProto, *, max_bytes: int = MAX_BYTES) -> Array:
     dtype, field = numpy_type(tensor.dtype), _TYPES[tensor.dtype][1]
     shape = _declared_shape(tensor.tensor_shape, dtype.itemsize)
     count = math.prod(shape)
-    if tensor.tensor_content:
-        values = _from_content(tensor.tensor_content, dtype, count)
-    else:
-        values = _from_field(tensor, field, dtype)
-    if values.size > count or (tensor.tensor_content and values.size != count):
+    content = tensor.tensor_content  # once: each look at it is a copy
+    values = _from_content(content, dtype, count) if content else _from_field(tensor, field, dtype)
+    if values.size > count or (content and values.size != count):
         raise TensorError(f"the tensor declares the shape {list(shape)}, {count} elements, but has {values.size}")
     array = values.reshape(shape) if values.size == count else _fill(values, shape, dtype, max_bytes)
     array.flags.writeable = False

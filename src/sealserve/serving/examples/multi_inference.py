@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from sealserve.serving.core import ModelServer
-from sealserve.serving.engine import DEFAULT_SIGNATURE, Array, LoadedModel, always
+from sealserve.serving.engine import DEFAULT_SIGNATURE, Array, LoadedModel, RunsTogether, always
 from sealserve.serving.errors import RequestError, UnsupportedError
 from sealserve.serving.examples import classification, regression
-from sealserve.serving.examples.input import find_signature, run, serialized_examples
+from sealserve.serving.examples.input import INPUTS, find_signature, run, serialized_examples
 from sealserve.serving.model_spec import model_choice
 from sealserve.wire.tensorflow_serving_pb2 import (
     InferenceResult,
@@ -34,7 +34,9 @@ class _Task(NamedTuple):
 def multi_inference(
     core: ModelServer, request: Request, *, wanted: Callable[[], bool] = always, max_bytes: int = MAX_BYTES
 ) -> MultiInferenceResponse:
-    """Classify and regress, with one version for all: the one that the first task names. Each signature runs once.
+    """Classify and regress, with one version for all: the one that the first task names.
+
+    Signatures that read the same tensor of the graph run together, where the engine can; others one after the other.
 
     :param max_bytes: see :func:`serialized_examples`.
     :raises RequestError: the model is not loaded, tasks are for several models or twice for one signature, a signature
@@ -57,8 +59,16 @@ def multi_inference_with(
         tasks.append(_check(loaded, one, tasks))
     examples = serialized_examples(request.input, max_bytes=max_bytes)
     response = MultiInferenceResponse()
+    together = None
+    if len(tasks) > 1 and isinstance(loaded, RunsTogether):
+        together = loaded.predict_together(
+            {task.signature: task.outputs for task in tasks}, {INPUTS: examples}, wanted=wanted
+        )
     for task in tasks:
-        outputs = run(loaded, task.signature, examples, task.outputs, wanted)
+        if together is not None:
+            outputs: Mapping[str, Array] = together[task.signature]
+        else:
+            outputs = run(loaded, task.signature, examples, task.outputs, wanted)
         result = response.results.add()
         result.CopyFrom(task.answer(outputs, len(examples)))
         result.model_spec.name, result.model_spec.signature_name = task.model, task.signature

@@ -10,7 +10,7 @@ from typing import Any
 
 from sealserve.logs import event, get_logger
 from sealserve.serving.batching import BatchingModel, BatchingParameters, BatchSlots
-from sealserve.serving.engine import Array, Engine, LoadedModel, Signature, always
+from sealserve.serving.engine import Array, Engine, LoadedModel, RunsTogether, Signature, always
 from sealserve.serving.engines import create_engine
 from sealserve.serving.model_files import ModelFiles
 from sealserve.serving.process.metrics import Metrics
@@ -146,6 +146,17 @@ class _Timed:
         started = time.perf_counter_ns()
         answer = self._loaded.predict(signature, inputs, output_filter, wanted=wanted)
         self._observe((time.perf_counter_ns() - started) / 1000)
+        return answer
+
+    def predict_together(
+        self, outputs: Mapping[str, Sequence[str]], inputs: Mapping[str, Array], *, wanted: Callable[[], bool] = always
+    ) -> dict[str, dict[str, Array]] | None:
+        if not isinstance(self._loaded, RunsTogether):
+            return None
+        started = time.perf_counter_ns()
+        answer = self._loaded.predict_together(outputs, inputs, wanted=wanted)
+        if answer is not None:
+            self._observe((time.perf_counter_ns() - started) / 1000)
         return answer
 
     def close(self) -> None:

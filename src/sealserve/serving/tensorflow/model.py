@@ -65,20 +65,55 @@ class TensorFlowModel:
         wanted: Callable[[], bool] = always,
     ) -> dict[str, Array]:
         """See :meth:`LoadedModel.predict`. Ends at the deadline, if ``wanted`` tells one."""
+        fetches, feeds = self._prepare(signature, output_filter, inputs)
+        return self._run({signature: fetches}, feeds, wanted)[signature]
+
+    def predict_together(
+        self,
+        outputs: Mapping[str, Sequence[str]],
+        inputs: Mapping[str, Array],
+        *,
+        wanted: Callable[[], bool] = always,
+    ) -> dict[str, dict[str, Array]] | None:
+        """See :meth:`RunsTogether.predict_together`. Ends at the deadline, if ``wanted`` tells one."""
+        fetches: dict[str, dict[str, str]] = {}
+        feeds: dict[str, Array] = {}
+        for signature, output_filter in outputs.items():
+            fetches[signature], given = self._prepare(signature, output_filter, inputs)
+            feeds = feeds or given
+            if given.keys() != feeds.keys() or any(given[name] is not feeds[name] for name in feeds):
+                return None
+        return self._run(fetches, feeds, wanted)
+
+    def _prepare(
+        self, signature: str, output_filter: Sequence[str], inputs: Mapping[str, Array]
+    ) -> tuple[dict[str, str], dict[str, Array]]:
+        """The tensors to fetch, by the outputs' names, and those to feed."""
+        spec = self._find(signature)
+        names = select_outputs(spec, output_filter)
+        check_inputs(spec, inputs)
+        feeds = {spec.inputs[alias].name: array for alias, array in inputs.items()}
+        return {alias: spec.outputs[alias].name for alias in names}, feeds
+
+    def _run(
+        self, fetches: Mapping[str, Mapping[str, str]], feeds: Mapping[str, Array], wanted: Callable[[], bool]
+    ) -> dict[str, dict[str, Array]]:
+        with self._turn(wanted):
+            try:
+                values = self._session.run(fetches, feeds, _options(wanted))
+            except tf.errors.OpError as error:
+                raise explain(error) from error
+        return {
+            signature: {alias: _own(value, feeds.values()) for alias, value in answer.items()}
+            for signature, answer in values.items()
+        }
+
+    def _find(self, signature: str) -> Signature:
         if signature in self._refused:
             raise SignatureNotFoundError(self._refused[signature].message)
         if signature not in self._signatures:
             raise SignatureNotFoundError(f'Serving signature key "{signature}" not found.')
-        spec = self._signatures[signature]
-        names = select_outputs(spec, output_filter)
-        check_inputs(spec, inputs)
-        feeds = {spec.inputs[alias].name: array for alias, array in inputs.items()}
-        with self._turn(wanted):
-            try:
-                values = self._session.run([spec.outputs[alias].name for alias in names], feeds, _options(wanted))
-            except tf.errors.OpError as error:
-                raise explain(error) from error
-        return {alias: _own(value, inputs.values()) for alias, value in zip(names, values, strict=True)}
+        return self._signatures[signature]
 
     def close(self) -> None:
         """See :meth:`LoadedModel.close`."""
