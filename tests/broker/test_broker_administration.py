@@ -95,6 +95,20 @@ def test_destroying_needs_the_name_again(administration: BrokerAdministration) -
     assert administration.key_value("wrap", 4, purpose="test")
 
 
+def test_what_replicas_may_still_open_is_not_destroyed_before_its_grace_period_is_over(
+    administration: BrokerAdministration,
+) -> None:
+    administration.rotate_key("wrap")
+    administration.switch_grant("digits", digest=NEW_DIGEST, key_version=4)
+    for grace in (None, timedelta(hours=1)):
+        if grace is not None:
+            administration.retire_key("wrap", 3, grace=grace)
+        with pytest.raises(InUseError, match="named before: digits"):
+            administration.destroy_key("wrap", 3, confirmation="wrap")
+    administration.retire_key("wrap", 3, grace=timedelta(0))
+    assert administration.destroy_key("wrap", 3, confirmation="wrap").state() == "destroyed"
+
+
 def test_names_that_do_not_exist_are_clear_errors(administration: BrokerAdministration) -> None:
     calls = [
         lambda: administration.rotate_key("none"),

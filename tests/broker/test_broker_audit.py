@@ -113,6 +113,13 @@ def test_a_chain_that_was_written_anew_is_noticed_by_its_checkpoints() -> None:
             verify_chain(rewritten(forgery, Ed25519PrivateKey.generate()), public_key=PUBLIC)
 
 
+def test_a_hash_from_after_the_export_is_told_as_what_it_may_be() -> None:
+    lines = chain(6)
+    with pytest.raises(AuditTamperedError, match="no record has the hash") as caught:
+        verify_chain(lines[:3], public_key=None, must_contain=line_hash(lines[5]))
+    assert "export it again" in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize("signature", ["", "zz", "00" * 64, None, 5, ["00"]])
 def test_what_is_no_signature_is_no_checkpoint(signature: object) -> None:
     lines = chain(3)

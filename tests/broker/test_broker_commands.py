@@ -57,7 +57,10 @@ def test_a_key_is_rotated_from_end_to_end(shell: Shell, place: Place, model: Pat
     assert shell("key", "retire", "wrap", 3, "--grace-hours", 1)["state"] == "retiring"
     assert "retiring" in shell.text("key", "list")
     assert shell("key", "destroy", "wrap", 3, code=3)["reason"] == "not-confirmed"
+    assert shell("key", "destroy", "wrap", 3, "--yes", "wrap", code=3)["reason"] == "in-use"
+    assert shell("key", "retire", "wrap", 3, "--grace-hours", 0)["state"] == "retired"
     assert shell("key", "destroy", "wrap", 3, "--yes", "wrap")["state"] == "destroyed"
+    assert shell("audit", "verify")["records"] > 0
     with place.store() as store, store.value(store.load().keys["wrap", 4]) as key:
         digest = bytes.fromhex(sealed["digest"])
         opened = open_sealed_model(tmp_path / "sealed", key, mount="/models/digits", expected_digest=digest)

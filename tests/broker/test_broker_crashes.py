@@ -97,6 +97,17 @@ def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path) -> None:
     assert_nothing_lost(location, master, [["key", "w0", str(version)] for version in versions])
 
 
+def test_a_full_disk_is_not_told_as_writable(small_disk: Path) -> None:
+    location, master = new_store(small_disk, 1)
+    with Store(location, MasterKeyPlace(master)) as store:
+        store.probe_audit(durable=True)
+        with filled(small_disk):
+            for durable in (False, True):
+                with pytest.raises(StoreUnavailableError, match="No space left on device"):
+                    store.probe_audit(durable=durable)
+        store.probe_audit(durable=True)
+
+
 def test_a_process_on_a_full_disk_is_killed_and_loses_nothing(small_disk: Path) -> None:
     location, master = new_store(small_disk, 1)
     worker = Worker(location, master, "w0")

@@ -246,6 +246,9 @@ def test_a_rewrapped_store_is_under_the_new_key_alone(place: Place) -> None:
         # And whoever starts before the new key is in place.
         assert values(place) == before
         store.finish_rewrap()
+        with pytest.raises(StoreError, match="there is no") as caught:
+            store.finish_rewrap()
+        assert "all is done" in (caught.value.hint or ""), "whoever repeats it must not be sent to rewrap once more"
     assert not following.exists()
     assert old.read_bytes() != first
     assert values(place) == before

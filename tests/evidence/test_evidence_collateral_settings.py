@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,16 @@ from collateral_service import CollateralServer, TestAuthority, fields_of, servi
 from evidence_corpus import ENCLAVE, NOW, REPORT_DATA
 
 from sealserve.configuration import load_yaml, parse_yaml
-from sealserve.errors import ConfigurationError
-from sealserve.evidence import AppraisalPolicy, PolicyDocument, SimulatedPlatform, service_at
-from sealserve.evidence.errors import CollateralServiceError
+from sealserve.errors import ConfigurationError, InputError
+from sealserve.evidence import (
+    AppraisalPolicy,
+    FileCollateral,
+    PolicyDocument,
+    SimulatedPlatform,
+    collateral,
+    service_at,
+)
+from sealserve.evidence.errors import CollateralMalformedError, CollateralServiceError
 from sealserve.evidence.service.addresses import INTEL_ROOT_CRL
 
 HEAD = f"tee: sgx\nenclaves: [{{mrenclave: {'ab' * 32}}}]\n"
@@ -183,13 +193,81 @@ def test_a_strangers_quote_is_refused_before_the_service_is_asked(
     assert server.requests == []
 
 
-def test_a_policy_with_a_file_never_blocks(directory: Path, platform: SimulatedPlatform, quote: bytes) -> None:
+def test_a_policy_with_a_file_blocks_only_when_it_is_to_be_looked_at(
+    directory: Path, platform: SimulatedPlatform, quote: bytes
+) -> None:
     (directory / "collateral.json").write_text(platform.collateral_json(now=NOW))
     (directory / "policy.yaml").write_text(
         f"tee: simulated\ntrust_root: root.pem\ncollateral: collateral.json\n"
         f"enclaves: [{{mrenclave: {ENCLAVE.mrenclave.hex()}}}]\ninsecure_accept_simulated_platform: true\n"
     )
     judge = AppraisalPolicy.load(directory / "policy.yaml", clock=NOW.timestamp)
+    assert judge.would_block(quote)
+    assert judge.appraise(quote, report_data=REPORT_DATA)
     assert not judge.would_block(quote)
     assert judge.refresh_collateral() == 0
     assert judge.collateral_status() == ()
+
+
+@pytest.fixture
+def file(directory: Path, platform: SimulatedPlatform, monkeypatch: pytest.MonkeyPatch) -> FileCollateral:
+    """Read once, for somebody who may not wait, and due to be looked at again."""
+    monkeypatch.setattr(collateral, "_LOOK_SECONDS", 0.001)
+    path = directory / "collateral.json"
+    path.write_text(platform.collateral_json(now=NOW))
+    source = FileCollateral(path)
+    assert source.would_block()
+    source.collateral(b"")
+    time.sleep(0.002)
+    return source
+
+
+def test_a_changed_file_counts_for_the_next_quote(file: FileCollateral, platform: SimulatedPlatform) -> None:
+    before = file.collateral(b"")
+    file.path.write_text(platform.collateral_json(now=NOW + timedelta(hours=1)))
+    time.sleep(0.002)
+    assert file.would_block()
+    assert file.collateral(b"").expires > before.expires
+
+
+def test_a_file_that_holds_no_collateral_any_more_is_not_replaced_by_what_it_held(file: FileCollateral) -> None:
+    file.path.write_text("{}")
+    for _ in range(2):
+        assert file.would_block()
+        with pytest.raises(CollateralMalformedError):
+            file.collateral(b"")
+
+
+def test_a_file_system_that_hangs_does_not_keep_waiting_who_has_something_valid(
+    file: FileCollateral, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = file.collateral(b"")
+    hangs = threading.Event()
+    monkeypatch.setattr(collateral, "_LONGEST_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(collateral, "read_file", lambda *_, **__: hangs.wait(30) and b"{}")
+    file.path.write_text("changed")
+    time.sleep(0.002)
+    try:
+        assert file.would_block()
+        assert file.collateral(b"") is known
+        assert not file.would_block()  # nobody waits for it any more
+        assert file.collateral(b"") is known
+    finally:
+        hangs.set()
+
+
+def test_a_file_system_that_hangs_from_the_beginning_is_told(
+    directory: Path, platform: SimulatedPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (directory / "collateral.json").write_text("anything")
+    hangs = threading.Event()
+    monkeypatch.setattr(collateral, "_LONGEST_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(collateral, "read_file", lambda *_, **__: hangs.wait(30) and b"{}")
+    source = FileCollateral(directory / "collateral.json")
+    try:
+        for _ in range(2):
+            assert source.would_block()
+            with pytest.raises(InputError, match="does not answer"):
+                source.collateral(b"")
+    finally:
+        hangs.set()

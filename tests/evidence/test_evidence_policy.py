@@ -377,6 +377,19 @@ def test_a_missing_file_is_named(tmp_path: Path, platform: SimulatedPlatform) ->
         AppraisalPolicy.load(write(tmp_path, platform, "trust_root: collateral.json"))
 
 
+def test_a_refusal_by_very_many_alternatives_stays_short(platform: SimulatedPlatform, quote: bytes) -> None:
+    evidence = policy(platform).appraise(quote, report_data=REPORT_DATA)
+    many: list[MrEnclave | MrSigner] = [MrEnclave(number.to_bytes(32, "big")) for number in range(1000)]
+    with pytest.raises(MeasurementRefusedError) as caught:
+        AnyOf(many).verify(evidence)
+    assert len(caught.value.reasons) == 17
+    assert "none of 1000" in caught.value.message
+    outdated = MrSigner(evidence.mrsigner, evidence.isv_prod_id, evidence.isv_svn + 1)
+    with pytest.raises(SecurityVersionRefusedError) as told:
+        AnyOf([*many, outdated]).verify(evidence)
+    assert "ISV_SVN" in told.value.message
+
+
 @pytest.mark.parametrize("combine", [AllOf, AnyOf])
 def test_an_empty_combination_is_an_error(combine: Any) -> None:
     with pytest.raises(ConfigurationError, match="any evidence"):

@@ -45,10 +45,33 @@ def test_another_process_finds_what_was_fetched(
     server.temper = down
     asked = len(server.requests)
     again = make()
-    assert not again.would_block(quote)
+    assert again.would_block(quote)  # for the disk
     assert again.collateral(quote).tcb_info == first.tcb_info
+    assert not again.would_block(quote)
     assert len(server.requests) == asked
     assert the_file(tmp_path).name.startswith("sgx-515ea15e0001-platform-")
+
+
+def test_a_cache_that_hangs_keeps_nobody_waiting_who_may_not_wait(
+    make: Any, server: CollateralServer, quote: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make().collateral(quote)
+    again, reading, hangs = make(), threading.Event(), threading.Event()
+
+    def read(*_: object) -> None:
+        reading.set()
+        hangs.wait(30)
+
+    monkeypatch.setattr(CollateralCache, "read", read)
+    reader = threading.Thread(target=again.collateral, args=(quote,))
+    reader.start()
+    try:
+        assert reading.wait(10)
+        assert again.would_block(quote)
+        assert not hangs.is_set()
+    finally:
+        hangs.set()
+        reader.join()
 
 
 def test_valid_collateral_serves_while_the_service_is_down(

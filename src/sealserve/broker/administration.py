@@ -125,7 +125,7 @@ class BrokerAdministration:
         """Delete the value of a version for ever. What was sealed under it alone can never be opened again.
 
         :param confirmation: ``name``, typed again. :param force: even if a grant names the version.
-        :raises NotConfirmedError: the confirmation is another. :raises InUseError: a grant names it now.
+        :raises NotConfirmedError: the confirmation is another. :raises InUseError: a grant needs it.
         """
         if confirmation != name:
             raise NotConfirmedError(
@@ -137,6 +137,11 @@ class BrokerAdministration:
             if key.destroyed is not None:
                 return key
             _require_unused(change.state, key, force=force)
+            if not force and key.releasable() and (users := change.state.grants_before(name, version)):
+                problem = (
+                    f"version {version} of the key {name} still opens what grants named before: {', '.join(users)}"
+                )
+                raise InUseError(problem, hint="Retire it and wait until its grace period is over, or force it.")
             _record_key(change, "key-destroy", key)
             return change.put_key(replace(key, destroyed=now(), sealed=None))
 
@@ -199,7 +204,8 @@ class BrokerAdministration:
         with self._store.changing(self._actor) as change:
             _policy(change.state, name)
             if users := [g.deployment for g in change.state.grants.values() if g.document.policy == name]:
-                raise InUseError(f"the policy {name} is named by grants: {', '.join(sorted(users))}")
+                problem = f"the policy {name} is named by grants: {', '.join(sorted(users))}"
+                raise InUseError(problem, hint="Put these grants with another policy, or delete them first.")
             change.record("policy-delete", policy=name)
             change.delete_policy(name)
 
@@ -307,7 +313,7 @@ def _key(state: StoreState, name: str, version: int) -> KeyVersion:
     for key in _versions(state, name):
         if key.version == version:
             return key
-    raise UnknownNameError(f"the key {name} has no version {version}")
+    raise UnknownNameError(f"the key {name} has no version {version}", hint="`broker key list` shows them.")
 
 
 def _policy(state: StoreState, name: str) -> StoredPolicy:

@@ -25,6 +25,7 @@ from sealserve.errors import MachineError, TrustError
 FIRST = "0" * 64
 """What the first line's ``previous`` is."""
 CHECKPOINT = "checkpoint"
+_HINT = "Keep a copy as evidence, and find out who wrote to the broker's database or changed the file."
 _LABEL = b"sealserve/audit-checkpoint/v1"
 
 
@@ -116,7 +117,11 @@ def verify_chain(
         head = line_hash(line)
         found = found or head == must_contain
     if not found:
-        raise tampered(f"no record has the hash {must_contain}, so records are missing or were replaced")
+        raise tampered(
+            f"no record has the hash {must_contain}, so records are missing or were replaced",
+            hint="If the hash is from after this log was exported, export it again first. Otherwise keep a copy as "
+            "evidence, and find out who wrote to the broker's database or changed the file.",
+        )
     return AuditSummary(records, head, checkpoints, signed, revision)
 
 
@@ -130,9 +135,6 @@ def _linked(line: bytes, number: int, previous: str) -> dict[str, Any]:
     return record
 
 
-def tampered(what: str) -> AuditTamperedError:
+def tampered(what: str, *, hint: str = _HINT) -> AuditTamperedError:
     """The error for a chain that is not whole."""
-    return AuditTamperedError(
-        f"the audit log was changed: {what}",
-        hint="Keep a copy as evidence, and find out who wrote to the broker's database or changed the file.",
-    )
+    return AuditTamperedError(f"the audit log was changed: {what}", hint=hint)

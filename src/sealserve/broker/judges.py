@@ -2,7 +2,7 @@
 
 What can be judged at once is judged on the spot, in the event loop: it is a millisecond of processor time, in which the
 verifier library holds Python's lock, so that a thread would only add its own cost. Evidence that first needs collateral
-from a service, and evidence that many policies have to look at, go to threads, where they may take seconds.
+from a service or a disk, and evidence that many policies have to look at, go to threads, where they may take seconds.
 """
 
 from __future__ import annotations

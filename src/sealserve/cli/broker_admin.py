@@ -46,6 +46,7 @@ def create(name: str, *, role: Role, days: float, token_file: Path | None, path:
     from datetime import timedelta
 
     from sealserve.broker.tokens import TokenAdministration
+    from sealserve.errors import SealserveError
     from sealserve.files import PRIVATE, write_atomically
 
     with opened_store(path) as store:
@@ -53,7 +54,12 @@ def create(name: str, *, role: Role, days: float, token_file: Path | None, path:
     with secret:
         text = bytes(secret.reveal()).decode()
     if token_file is not None:
-        write_atomically(token_file, text + "\n", mode=PRIVATE)
+        try:
+            write_atomically(token_file, text + "\n", mode=PRIVATE)
+        except SealserveError:
+            with opened_store(path) as store:  # nobody has it
+                TokenAdministration(store, actor=actor()).revoke(made.id)
+            raise
         show(made.as_dict(), f"{_line(made)}\nwritten to {token_file}", as_json=as_json)
         return
     if not as_json:

@@ -13,7 +13,7 @@ from sealserve.cli.progress import progress_bar
 if TYPE_CHECKING:
     from sealserve.broker.store import KeyVersion
 
-_FORCE = click.option("--force", is_flag=True, help="Even if a grant names the version: its enclaves are refused then.")
+_FORCE = click.option("--force", is_flag=True, help="Even if a grant needs the version: its enclaves are refused then.")
 
 
 @click.group()

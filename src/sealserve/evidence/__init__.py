@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sealserve.evidence.appraisal import Appraisal, Step
 from sealserve.evidence.attester import REPORT_DATA_SIZE, Attester, GramineAttester
-from sealserve.evidence.collateral import Collateral, CollateralSource, FileCollateral, FixedCollateral
+from sealserve.evidence.collateral import Collateral, CollateralSource, FixedCollateral
+from sealserve.evidence.collateral_file import FileCollateral
 from sealserve.evidence.measurement import SIMULATED_SIGNER, SimulatedEnclave, measure_simulated_enclave
 from sealserve.evidence.quote import Quote, parse_quote
 from sealserve.evidence.roots import TrustRoot

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import functools
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 from cryptography import x509
 
-from sealserve.errors import SealserveError
 from sealserve.evidence.certificates import CERTIFICATE_ERRORS, display_name
-from sealserve.evidence.errors import CollateralError, CollateralMalformedError, named_in_policy
+from sealserve.evidence.errors import CollateralMalformedError
 from sealserve.evidence.validity import Validity
-from sealserve.files import explain_os_error, read_file
 
-_SIZE_LIMIT = 1 << 20
+SIZE_LIMIT = 1 << 20
+"""Bytes of a file with collateral; Intel's has 30 KB."""
+
 _TEXTS = (
     "pck_crl_issuer_chain",
     "tcb_info_issuer_chain",
@@ -66,8 +64,8 @@ class Collateral:
 
         :raises CollateralMalformedError: a part is missing or cannot be read.
         """
-        if len(text) > _SIZE_LIMIT:
-            raise CollateralMalformedError(f"the collateral has more than {_SIZE_LIMIT} bytes")
+        if len(text) > SIZE_LIMIT:
+            raise CollateralMalformedError(f"the collateral has more than {SIZE_LIMIT} bytes")
         fields = _json_object(text, "the collateral")
         for name in (*_TEXTS, *_BYTES):
             if not isinstance(fields.get(name), str):
@@ -142,45 +140,6 @@ class FixedCollateral:
     def collateral(self, quote: bytes) -> Collateral:  # noqa: ARG002
         """The collateral, whatever the quote."""
         return self._collateral
-
-
-class FileCollateral:
-    """Collateral from a JSON file, read again when the file changes. Safe for several threads.
-
-    :param named_by: the policy that names the file, for errors; empty if none does.
-    """
-
-    def __init__(self, path: Path, *, named_by: str = "") -> None:
-        self.path = path
-        self._named_by = named_by
-        self._lock = threading.Lock()
-        self._state: tuple[int, int, int] | None = None
-        self._current: Collateral | None = None
-
-    def collateral(self, quote: bytes) -> Collateral:  # noqa: ARG002
-        """The collateral in the file, whatever the quote.
-
-        :raises CollateralMalformedError: the file holds something else. :raises InputError: it cannot be read.
-        """
-        try:
-            status = self.path.stat()
-        except OSError as error:
-            raise self._unreadable(error) from error
-        state = (status.st_ino, status.st_size, status.st_mtime_ns)
-        with self._lock:
-            if self._current is None or state != self._state:
-                try:
-                    self._current = Collateral.from_json(read_file(self.path, limit=_SIZE_LIMIT))
-                except CollateralError as error:
-                    raise CollateralMalformedError(
-                        f"{self.path}: {error.message}", hint="Fetch the collateral again."
-                    ) from error
-                self._state = state
-            return self._current
-
-    def _unreadable(self, error: OSError) -> SealserveError:
-        found = explain_os_error(error, self.path, "read")
-        return named_in_policy(found, self._named_by, "collateral") if self._named_by else found
 
 
 def _json_object(text: str | bytes, what: str) -> dict[str, Any]:

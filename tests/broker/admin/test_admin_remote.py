@@ -265,6 +265,14 @@ def test_tokens_are_made_shown_once_listed_and_revoked(
     place.settings().open_store().check()
 
 
+def test_a_token_that_could_not_be_written_is_revoked(
+    place: Place, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shell = Shell(capsys, "-f", place.write())
+    assert shell("admin", "token", "create", "dave", "-o", tmp_path / "none" / "token", code=3)
+    assert [token["state"] for token in shell("admin", "token", "list")] == ["revoked"]
+
+
 def test_token_files_that_others_can_read_are_no_credentials(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("x")
     with pytest.raises(KeyFileError, match="can be read by others"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class Connection:
         self._headers = {"Accept": "application/json", "User-Agent": "sealserve"}
         if server.token_file is None and server.certificate is None:
             raise ConfigurationError(
-                "nothing says who you are", hint="Give --token-file, or --certificate and --private-key."
+                "nothing says who you are", hint="Give --token-file, or --client-certificate and --client-key."
             )
         if server.token_file is not None:
             with read_secret_file(server.token_file) as token:
@@ -192,7 +193,9 @@ def _base(url: str) -> str:
     except urllib3.exceptions.LocationParseError:
         parts = None
     if parts is None or parts.scheme != "https" or not parts.host or parts.auth or parts.query or parts.fragment:
-        raise ConfigurationError(f"{url!r} is not https://host:port", hint="Without a user name, a path or a query.")
+        raise ConfigurationError(
+            f"{url!r} is not https://host:port", hint="Give it like https://keys.example.org:4434, and no more."
+        )
     if parts.path not in {None, "", "/"}:
         raise ConfigurationError(f"{url!r} has a path", hint="Give https://host:port alone.")
     return f"https://{parts.netloc}"
@@ -241,4 +244,5 @@ def _refusal(status: int, told: Mapping[str, Any], name: str) -> SealserveError:
 
 def _cause(error: BaseException) -> str:
     reason = getattr(error, "reason", None)
-    return " ".join(str(reason or error).split())
+    # Some of them begin with their own connection: HTTPSConnection(host=…): what happened.
+    return re.sub(r"^HTTPSConnection\(.*?\): ", "", " ".join(str(reason or error).split()))

@@ -95,6 +95,20 @@ class Database:
         """For people: the path or the URL."""
         return make_url(self.location).render_as_string() if is_url(self.location) else self.location
 
+    def require_room(self) -> None:
+        """See that a record fits on a file's disk. Changing what is there already often needs no room.
+
+        :raises StoreUnavailableError: it is full.
+        """
+        if is_url(self.location):
+            return
+        try:
+            disk = os.statvfs(Path(self.location).parent)
+        except OSError as error:
+            raise StoreUnavailableError(f"cannot write the store {self.name}: {error.strerror}") from error
+        if disk.f_bavail * disk.f_frsize < _SMALLEST_FREE:
+            raise _full("write", self.name)
+
 
 def _explain(error: SQLAlchemyError, action: str, name: str) -> StoreUnavailableError | StoreTamperedError:
     cause = error.orig if isinstance(error, DBAPIError) else error
@@ -104,13 +118,17 @@ def _explain(error: SQLAlchemyError, action: str, name: str) -> StoreUnavailable
             f"the store {name} is damaged or was changed: {why}", hint="Restore the database from a backup."
         )
     if _no_space(why, name):
-        return StoreUnavailableError(
-            f"cannot {action} the store {name}: {os.strerror(errno.ENOSPC)}",
-            hint="Make room on its disk. Nothing is lost, and nothing is released meanwhile.",
-        )
+        return _full(action, name)
     return StoreUnavailableError(
         f"cannot {action} the store {name}: {why}",
         hint="Check that the database runs and can be reached, and that its disk is not full or read-only.",
+    )
+
+
+def _full(action: str, name: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"cannot {action} the store {name}: {os.strerror(errno.ENOSPC)}",
+        hint="Make room on its disk. Nothing is lost, and nothing is released meanwhile.",
     )
 
 

@@ -171,6 +171,6 @@ class MasterKeyPlace:
             raise KeyFileError(
                 f"there is no master key {path}, and the store is encrypted under it",
                 hint="Restore it from a backup. Without it the keys in the store are lost: if they may be, remove the "
-                f"store (broker.db) and what is left of {path.name}, and the next start makes both anew.",
+                f"store (broker.db) and what is left of {path.name}; `sealserve broker store init` makes both anew.",
             )
         return read_secret_file(path, size=MASTER_KEY_SIZE, insecure_allow_readable_by_others=self.guarded)

@@ -43,6 +43,18 @@ class StoreState:
         """The deployments that are granted this version of a key now."""
         return [d for d, grant in self.grants.items() if (name, version) in grant.document.key_versions]
 
+    def grants_before(self, name: str, version: int) -> list[str]:
+        """The deployments whose replicas may still open what they served before with this version of a key."""
+        found = []
+        for deployment, grant in self.grants.items():
+            document = grant.document
+            if document.previous is not None and (document.previous.model.key, document.previous.key_version) == (
+                name,
+                version,
+            ):
+                found.append(deployment)
+        return found
+
 
 def read_rows(connection: Connection) -> list[list[Any]]:
     """All rows that decide, in a fixed order, as JSON-ready values; sealed keys by their digests."""

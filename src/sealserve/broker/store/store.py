@@ -171,11 +171,14 @@ class Store:
         """
         with self._database.reading() as connection:
             row = _row(connection)
-        if not self._master_key.next_fits(row.store_id, row.check_value):
+        if not self._master_key.next.exists():
+            hint = "After rewrap and --finish all is done; else run it without --finish first."
             raise StoreError(
-                f"{self._master_key.next} is not the key that the store is encrypted under",
-                hint="Run `sealserve broker store rewrap` without --finish first.",
+                f"there is no {self._master_key.next}: the key in use is {self._master_key.path}", hint=hint
             )
+        if not self._master_key.next_fits(row.store_id, row.check_value):
+            hint = "Run `sealserve broker store rewrap` without --finish first, with the same file on every machine."
+            raise StoreError(f"{self._master_key.next} is not the key that the store is encrypted under", hint=hint)
         self._master_key.use_next()
 
     # --- the audit chain ---
@@ -218,11 +221,12 @@ class Store:
         return head.sequence, head.hash
 
     def probe_audit(self, *, durable: bool = False) -> None:
-        """Find out whether the chain could be appended to, without doing so.
+        """Find out whether the chain could be appended to, without doing so; a file's disk must have room for it.
 
         :param durable: write to the disk, too, without changing anything.
         :raises AuditTamperedError: its head was changed. :raises StoreUnavailableError: it cannot be written.
         """
+        self._database.require_room()
         with self._database.writing() as connection:
             head = audit_table.read_head(connection, self._signer, lock=True)
             if durable:

@@ -14,7 +14,8 @@ from sealserve.configuration import load_yaml
 from sealserve.errors import ConfigurationError, InputError, SealserveError
 from sealserve.evidence.appraisal import Appraisal, Record
 from sealserve.evidence.attester import REPORT_DATA_SIZE
-from sealserve.evidence.collateral import Collateral, CollateralSource, FileCollateral, FixedCollateral
+from sealserve.evidence.collateral import Collateral, CollateralSource, FixedCollateral
+from sealserve.evidence.collateral_file import FileCollateral
 from sealserve.evidence.errors import (
     EvidenceBindingError,
     EvidenceRefusedError,
@@ -182,11 +183,13 @@ class AppraisalPolicy:
         return other
 
     def would_block(self, quote: bytes) -> bool:
-        """Whether appraising ``quote`` would wait for a collateral service first. Never raises.
+        """Whether appraising ``quote`` would wait for a collateral service, or for a file system. Never raises.
 
         A caller on an event loop asks this, and appraises in a thread if so.
         """
         source = self._verifier.collateral
+        if isinstance(source, FileCollateral):
+            return source.would_block()
         if not isinstance(source, ServiceCollateral):
             return False
         try:

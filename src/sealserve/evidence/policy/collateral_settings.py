@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 from sealserve.configuration import RelativePath, Settings
-from sealserve.evidence.collateral import CollateralSource, FileCollateral
+from sealserve.evidence.collateral import CollateralSource
+from sealserve.evidence.collateral_file import FileCollateral
 from sealserve.evidence.roots import TrustRoot
 from sealserve.evidence.service import CollateralCache, HttpClient, ServiceCollateral, service_at
 from sealserve.evidence.service.http import NO_PROXY

@@ -27,6 +27,7 @@ from sealserve.evidence.verified import VerifiedEvidence
 from sealserve.logs import event, get_logger
 
 _log = get_logger(__name__)
+_MOST_REASONS = 16  # that AnyOf tells: they go into logs, audit records and reports
 
 MEASUREMENT_SIZE = 32
 
@@ -97,7 +98,11 @@ class AnyOf:
                 refusals.append(error)
         # Of several enclaves one may be the right one in an old version: that is the reason that helps.
         old = [refusal for refusal in refusals if isinstance(refusal, SecurityVersionRefusedError)]
-        raise type((old or refusals)[0])([reason for refusal in refusals for reason in refusal.reasons])
+        told = (old or refusals) if len(refusals) > _MOST_REASONS else refusals
+        reasons = [reason for refusal in told[:_MOST_REASONS] for reason in refusal.reasons]
+        if len(refusals) > _MOST_REASONS:
+            reasons.append(f"none of {len(refusals)} alternatives is met")
+        raise type((old or refusals)[0])(reasons)
 
 
 def _at_least_one(requirements: Iterable[Requirement]) -> tuple[Requirement, ...]:

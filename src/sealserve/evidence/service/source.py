@@ -105,13 +105,17 @@ class ServiceCollateral:
             raise self._refusal(platform, error) from error
 
     def would_block(self, quote: bytes) -> bool:
-        """Whether :meth:`collateral` would wait for the service: for callers that must not wait.
+        """Whether :meth:`collateral` would wait for the service or the cache: for callers that must not wait.
 
         :raises EvidenceError: as :meth:`collateral`.
         """
         platform = self._platform(parse_quote(quote))
-        with platform.lock:
-            return self._valid_entry(platform) is None
+        if not platform.lock.acquire(blocking=False):
+            return True  # somebody may be reading the cache, on a file system that hangs
+        try:
+            return platform.entry is None or not platform.entry.valid(self._now())
+        finally:
+            platform.lock.release()
 
     def refresh_due(self) -> int:
         """Renew, now and here, what is due; for a process that is rarely asked. Failures are in :meth:`status`.
