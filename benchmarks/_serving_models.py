@@ -1,4 +1,4 @@
-"""The models of the serving benchmark: tiny, a small dense one, and ResNet-50. Written once, and kept."""
+"""The models of the serving benchmark: tiny, three small ones, and ResNet-50. Written once, and kept."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ _RESNET = """
 import sys, tensorflow as tf
 tf.keras.utils.set_random_seed(0)
 tf.keras.applications.ResNet50(weights=None).export(sys.argv[1], format="tf_saved_model", verbose=False)
+"""
+
+_TEXT = """
+import sys, tensorflow as tf
+tf.keras.utils.set_random_seed(0)
+k = tf.keras
+layers = [k.Input((32,), dtype="int32"), k.layers.Embedding(10000, 128), k.layers.GRU(256), k.layers.Dense(2)]
+k.Sequential(layers).export(sys.argv[1], format="tf_saved_model", verbose=False)
 """
 
 
@@ -61,13 +69,20 @@ def write_tiny(base: Path) -> Path:
 
 
 def dense() -> Model:
-    """Three layers of ``relu(x W)``, 64 numbers to 2048, 2048 and 10: 17 MB of weights.
+    """Three layers of ``relu(x W)``, 64 numbers to 2048, 2048 and 10: 17 MB of weights."""
+    return _layers("dense", (64, 2048, 2048, 10))
 
-    Small models for tables and recommendations are like that: one row reads all weights from memory, and so does a
-    batch, once.
+
+def ranking() -> Model:
+    """Four such layers, 256 numbers to one: 27 MB of weights, as models that rank have.
+
+    One row reads all weights from memory, and so does a batch, once.
     """
-    widths = (64, 2048, 2048, 10)
-    directory = CACHE / "dense" / "1"
+    return _layers("ranking", (256, 2048, 2048, 1024, 1))
+
+
+def _layers(name: str, widths: tuple[int, ...]) -> Model:
+    directory = CACHE / name / "1"
     generator = np.random.default_rng(0)
     if not directory.exists():
         graph, number = GraphBuilder(), type_attribute(DataType.DT_FLOAT)
@@ -79,17 +94,26 @@ def dense() -> Model:
         x = TensorInGraph("x:0", DataType.DT_FLOAT, (-1, widths[0]))
         y = TensorInGraph(f"{last}:0", DataType.DT_FLOAT, (-1, widths[-1]))
         write_saved_model(directory.parent, 1, graph.saved_model({"x": x}, {"y": y}, signature="serving_default"))
-    return Model("dense", directory, "x", generator.random((1, widths[0]), dtype=np.float32))
+    return Model(name, directory, "x", generator.random((1, widths[0]), dtype=np.float32))
+
+
+def text() -> Model | None:
+    """32 tokens through an embedding and a GRU of 256: 33 steps, one after the other. None without TensorFlow."""
+    tokens = np.random.default_rng(1).integers(0, 10_000, (1, 32)).astype(np.int32)
+    return _exported("text", _TEXT, tokens)
 
 
 def resnet50() -> Model | None:
     """Keras's ResNet-50, with random weights; None without TensorFlow, which exports it."""
-    directory = CACHE / "resnet50" / "1"
+    return _exported("resnet50", _RESNET, np.random.default_rng(0).random((1, 224, 224, 3), dtype=np.float32) * 255)
+
+
+def _exported(name: str, program: str, array: Array) -> Model | None:
+    directory = CACHE / name / "1"
     if not (directory / "saved_model.pb").exists():
         made = subprocess.run(
-            [sys.executable, "-c", _RESNET, directory], env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, check=False
+            [sys.executable, "-c", program, directory], env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, check=False
         )
         if made.returncode:
             return None
-    image = np.random.default_rng(0).random((1, 224, 224, 3), dtype=np.float32) * 255
-    return Model("resnet50", directory, "keras_tensor", image)
+    return Model(name, directory, "keras_tensor", array)

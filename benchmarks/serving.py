@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from benchmarks._serving_load import Call, Target, keep_busy, one_by_one
-from benchmarks._serving_models import Model, dense, resnet50, tiny
+from benchmarks._serving_models import Model, dense, ranking, resnet50, text, tiny
 from benchmarks._serving_peers import PEERS, install, running
 from benchmarks._serving_place import PREDICT, Place, place
 from benchmarks._serving_plot import plot
@@ -104,12 +104,13 @@ class Bench:
                 peak, now = one.memory_bytes()
                 self.results.add("start", model.name, name, seconds=one.seconds, peak_mb=peak / 1e6, after_mb=now / 1e6)
 
-    def concurrency(self, model: Model, *, batching: bool) -> None:
+    def concurrency(self, model: Model) -> None:
         """Answers per second against callers at once, with and without batches, in turns."""
         with contextlib.ExitStack() as stack:
-            sides = {"sealserve": self._start(stack, [model])[1]}
-            if batching:
-                sides["sealserve, batching"] = self._start(stack, [model], BATCHING)[1]
+            sides = {
+                "sealserve": self._start(stack, [model])[1],
+                "sealserve, batching": self._start(stack, [model], BATCHING)[1],
+            }
             for callers in CONCURRENCIES:
                 self._load("concurrency", model, sides, predict_request(model), callers)
 
@@ -194,16 +195,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if (resnet := resnet50()) is not None:
                 bench.latency(resnet)
         if options.only in {None, "concurrency"}:
-            bench.concurrency(tiny(), batching=True)
-            bench.concurrency(dense(), batching=True)
+            for model in (tiny(), dense(), ranking(), text()):
+                if model is not None:
+                    bench.concurrency(model)
         if options.only in {None, "peers"}:
             bench.peers(tiny())
         if options.only in {None, "size"}:
             bench.sizes()
     for line in bench.results.missing:
         print(f"missing: {line}")
-    for text in verdicts(bench.results.rows):
-        print(text)
+    for verdict in verdicts(bench.results.rows):
+        print(verdict)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
         document = {"benchmark": "serving", **asdict(bench.results)}
@@ -237,7 +239,7 @@ def verdicts(rows: Sequence[dict[str, Any]]) -> list[str]:
         say(f"ResNet-50 {what} to TensorFlow's", find("start", "resnet50", "sealserve", name), other, "at most 0.5")
     best = max((find("peers", "tiny", peer.name, "rate") or 0 for peer in PEERS), default=0)
     say("tiny model, rate to the best peer's", find("peers", "tiny", "sealserve", "rate"), best, "1.5")
-    for model in ("tiny", "dense"):
+    for model in ("tiny", "dense", "ranking", "text"):
         batched = find("concurrency", model, "sealserve, batching", "rate")
         say(f"batching on to off, {model}", batched, find("concurrency", model, "sealserve", "rate"), "3")
     return found

@@ -11,7 +11,7 @@ import pytest
 from sealserve.errors import InputError
 from sealserve.serving import admission as admission_module
 from sealserve.serving.admission import Admission
-from sealserve.serving.errors import CallerGoneError, NoMessageError, OverloadedError
+from sealserve.serving.errors import CallerGoneError, NoMessageError, NotReadyError, OverloadedError
 from sealserve.serving.limits import Limits
 from sealserve.threads import RequestThreads
 
@@ -257,3 +257,40 @@ def test_what_a_call_raises_is_its_futures_own():
     threads.shutdown()
     with pytest.raises(RuntimeError):
         threads.submit(lambda: 1)
+
+
+def test_who_asks_while_the_server_stops_is_told_so():
+    admission, call = Admission(Limits()), Call(b"a")
+    call.come.set()
+    assert admission.receive(call.messages(), call) == b"a"
+    admission.close()
+    with pytest.raises(NotReadyError, match="stopping"):
+        admission.work(call, 1)
+    assert NotReadyError.code == "UNAVAILABLE"
+
+
+def test_a_server_that_stops_waits_for_a_moment_without_new_requests_but_not_for_ever(monkeypatch):
+    monkeypatch.setattr(admission_module, "_QUIET", 0.2)
+    monkeypatch.setattr(admission_module, "_MOST_QUIET", 0.6)
+    admission, done = Admission(Limits()), threading.Event()
+
+    def keep_asking():
+        while not done.is_set():
+            call = Call(b"a")
+            call.come.set()
+            admission.receive(call.messages(), call)
+            time.sleep(0.01)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    try:
+        started = time.monotonic()
+        admission.close()
+        assert 0.5 < time.monotonic() - started < 5
+    finally:
+        done.set()
+        asking.join()
+    idle = Admission(Limits())
+    started = time.monotonic()
+    idle.close()
+    assert time.monotonic() - started < 0.1

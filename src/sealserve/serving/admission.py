@@ -18,7 +18,7 @@ from types import TracebackType
 import grpc
 
 from sealserve.logs import get_logger
-from sealserve.serving.errors import CallerGoneError, NoMessageError, OverloadedError
+from sealserve.serving.errors import CallerGoneError, NoMessageError, NotReadyError, OverloadedError
 from sealserve.serving.heap import allocated_bytes, give_back
 from sealserve.serving.limits import Limits
 
@@ -26,6 +26,7 @@ _log = get_logger(__name__)
 
 _TICK = 0.25  # seconds between two looks at what is overdue
 _FRESH = 0.02  # seconds in which a message cannot have brought much
+_QUIET, _MOST_QUIET = 0.05, 0.5  # seconds without a new request before the server closes; and that it waits for them
 _PATIENCE = 8  # looks: memory that does not come back by then is not that of messages
 
 
@@ -48,12 +49,25 @@ class Admission:
         self._answering: dict[grpc.ServicerContext, tuple[float, int]] = {}
         self._working = 0
         self._bytes = 0
+        self._last = 0.0  # when a request came
+        self._closed = False
         self._stop = threading.Event()
 
     def start(self) -> None:
         """Begin to look after what is overdue. To be called before there are requests."""
         self.look()
         threading.Thread(target=self._watch, name="admission", daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more requests into work; returns when no more come, or soon.
+
+        What grpcio has accepted and not handed over when it stops is CANCELLED, which callers take for their own doing.
+        So those who are still asking are told UNAVAILABLE first, and go elsewhere.
+        """
+        self._closed = True
+        until = time.monotonic() + _MOST_QUIET
+        while (now := time.monotonic()) < min(until, self._last + _QUIET):
+            time.sleep(min(until, self._last + _QUIET) - now)
 
     def stop(self) -> None:
         """Look no more."""
@@ -79,7 +93,7 @@ class Admission:
         if sum(len(key) + len(value) for key, value in context.invocation_metadata()) > self._limits.header_bytes:
             raise OverloadedError("the headers of the request are too large")
         with self._lock:
-            self._receiving[context] = time.monotonic()
+            self._last = self._receiving[context] = time.monotonic()
             surplus = self._surplus() if len(self._receiving) > self._limits.receiving else None
             if surplus is not None:
                 self._received(surplus)
@@ -107,7 +121,10 @@ class Admission:
         """The place in which a request that takes ``size`` bytes is answered, in a ``with`` block.
 
         :raises OverloadedError: there is no place. :raises CallerGoneError: nobody waits for the answer.
+        :raises NotReadyError: the server stops.
         """
+        if self._closed:
+            raise NotReadyError("the server is stopping")
         if not context.is_active():
             raise CallerGoneError("the caller does not wait for the answer any more")
         size = min(size, self._limits.buffered_bytes)  # alone, the largest message has a place with all its fields

@@ -7,6 +7,7 @@ not UTF-8 (grpcio 1.85); see ``docs/adr/0050-synchronous-grpc-server.md``.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 
 import grpc
@@ -52,6 +53,7 @@ class GrpcServer:
         are done.
         """
         self._health.serving = False
+        self._admission.close()
         self._server.stop(grace).wait()
         self._admission.stop()
         self._threads.shutdown()
@@ -107,6 +109,7 @@ def listen(
     :returns: the server, and a port for each address (that of a UNIX socket means nothing).
     :raises MachineError: a port cannot be had, or the threads.
     """
+    _take_bytes_where_they_are_waited_for()
     health = HealthService((*(service.name for service in services), *aliases))
     admission = Admission(limits)
     threads = _threads(limits.threads)
@@ -143,6 +146,15 @@ def _threads(most: int) -> RequestThreads:
         return RequestThreads(most)
     except RuntimeError as error:
         raise MachineError("cannot start a thread", hint="Allow the process more threads.") from error
+
+
+def _take_bytes_where_they_are_waited_for() -> None:
+    """Before grpcio's first use in a process: have the thread that waits for requests read the sockets, too.
+
+    Otherwise a thread of gRPC's event engine does, and wakes that one: 0.04 ms for each request (grpcio 1.85). What the
+    environment says already, holds.
+    """
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 
 def _quiet_grpc() -> None:
