@@ -35,8 +35,8 @@ VERDICTS = """
     ambiguous-grant certificate-evidence certificate-expired certificate-not-yet-valid collateral-mismatch
     debug-enclave evidence evidence-binding evidence-disagreement evidence-refused key-binding key-not-released
     machine-refused measurement-refused no-client-certificate no-grant-accepts platform-refused policy-refused
-    quote-malformed quote-unsupported quoting-enclave-refused revoked security-version-refused signature-invalid
-    simulated-evidence-refused tcb-refused tcb-revoked unknown-grant unsafe-attributes untrusted-root
+    quote-malformed quote-unsupported quoting-enclave-refused receipt-malformed receipt-signature revoked
+    security-version-refused signature-invalid simulated-evidence-refused tcb-refused tcb-revoked unknown-grant unsafe-attributes untrusted-root
     unverifiable-evidence
 """
 TROUBLES = """

@@ -117,13 +117,13 @@ class RestReplica(Replica):
 
     def _infer(self, name: str, version: str, headers: Any, body: bytes) -> tuple[int, dict[str, str], bytes]:
         length = headers.get(HEADER_LENGTH)
-        infer, wishes = read_infer(name, version, body, int(length) if length else None)
+        infer, contents, wishes = read_infer(name, version, body, int(length) if length else None)
         request = tensorflow_serving_pb2.PredictRequest()
         request.model_spec.name = name
         request.model_spec.signature_name = infer.parameters["signature_name"].string_param
         if version:
             request.model_spec.version.value = int(version)
-        for tensor, raw in zip(infer.inputs, infer.raw_input_contents, strict=True):
+        for tensor, raw in zip(infer.inputs, contents, strict=True):
             array = read_raw(tensor.datatype, tensor.shape, raw, tensor=tensor.name)
             request.inputs[tensor.name].CopyFrom(from_numpy(array))
         response = self.predict(request, _Context())

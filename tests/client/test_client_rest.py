@@ -247,12 +247,12 @@ def through(array: np.ndarray) -> np.ndarray:
     """To the server and back, each side with its own code."""
     request = infer_request({"x": array}, model="m", signature="s", version=None, outputs=["x"], max_reply=1 << 20)
     head = dict(request.headers)[HEADER_LENGTH]
-    asked, wishes = server_reads("m", "", b"".join(bytes(part) for part in request.body), int(head))
+    asked, contents, wishes = server_reads("m", "", b"".join(bytes(part) for part in request.body), int(head))
     tensor = asked.inputs[0]
-    read_raw(tensor.datatype, tensor.shape, asked.raw_input_contents[0], tensor="x")
+    read_raw(tensor.datatype, tensor.shape, contents[0], tensor="x")
     answer = ModelInferResponse(model_name="m", model_version="7")
     answer.outputs.add(name="x", datatype=tensor.datatype, shape=tensor.shape)
-    answer.raw_output_contents.append(asked.raw_input_contents[0])
+    answer.raw_output_contents.append(bytes(contents[0]))
     content, length = write_infer(answer, wishes)
     model, version, arrays = read_infer(RestReply(200, ((HEADER_LENGTH, str(length)),), content))
     assert (model, version) == ("m", 7)

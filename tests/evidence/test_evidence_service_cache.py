@@ -31,6 +31,7 @@ from sealserve.evidence.errors import (
     CollateralExpiredError,
     CollateralServiceError,
 )
+from sealserve.evidence.service import CollateralCache
 
 
 def the_file(tmp_path: Path) -> Path:

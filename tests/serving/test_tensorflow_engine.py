@@ -301,7 +301,9 @@ except Exception as error:
     print(type(error).__name__, error.hint)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "ConfigurationError Install it with `pip install 'sealserve[tensorflow]'`."
+    assert done.stdout.strip() == (
+        "ConfigurationError Install it with `pip install '.[tensorflow]'`, where sealserve's pyproject.toml is."
+    )
 
 
 def test_engines_are_chosen_by_name_and_tensorflow_is_not_loaded_for_openvino():
