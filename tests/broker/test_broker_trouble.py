@@ -36,8 +36,8 @@ VERDICTS = """
     debug-enclave evidence evidence-binding evidence-disagreement evidence-refused key-binding key-not-released
     machine-refused measurement-refused no-client-certificate no-grant-accepts platform-refused policy-refused
     quote-malformed quote-unsupported quoting-enclave-refused receipt-malformed receipt-signature revoked
-    security-version-refused signature-invalid simulated-evidence-refused tcb-refused tcb-revoked unknown-grant unsafe-attributes untrusted-root
-    unverifiable-evidence
+    security-version-refused signature-invalid simulated-evidence-refused tcb-refused tcb-revoked unknown-grant
+    unsafe-attributes untrusted-root unverifiable-evidence
 """
 TROUBLES = """
     audit-tampered audit-unavailable collateral collateral-expired collateral-malformed collateral-not-yet-valid
