@@ -1,10 +1,10 @@
 """The key broker's figures, each beside its floor.
 
 - **attestations**: handshake, evidence, decision, durable audit record, secret; of a broker of two worker processes,
-  asked by another process over version 2 and version 1. Floor, measured in between: one process of several threads that
-  does a TLS 1.3 handshake with a P-384 client certificate, as bare as pyOpenSSL does it, and one verification of a
-  quote by dcap-qvl, asked by the same generator. The generator takes its part of the processors from both, so processor
-  time is compared, too.
+  asked by another process over version 2 and version 1. Floor, measured in between: as many processes that do a TLS 1.3
+  handshake with a P-384 client certificate, as bare as pyOpenSSL does it, and one verification of a quote by dcap-qvl,
+  asked by the same generator, which makes a quote for each where the enclave of that version does. The generator takes
+  its part of the two processors from both, so processor time of the servers alone is compared, too.
 - **storm**: 1,000 replicas that start together, beside 500 peers that are slow or silent. Nobody is refused for load.
 - **slow peers**: how long an attestation takes with them and without.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 from ._broker_place import MostMemory, Process, broker, make_files
 
-KINDS = ("floor", "version 2", "version 1")
+KINDS = ("floor 2", "version 2", "floor 1", "version 1")
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         with bare_server(directory, options.workers) as floor, broker(settings, log=directory / "log") as server:
             for _ in range(options.rounds):
                 for kind in KINDS:
-                    asked = floor if kind == "floor" else server
+                    asked = floor if kind.startswith("floor") else server
                     found[kind].append(attest(directory, asked, kind, options.count, options.at_once))
             alone = storm(directory, server, replicas=options.count, slow=0, at_once=4)
             beside = storm(directory, server, replicas=options.count, slow=options.slow, at_once=4)
@@ -159,12 +159,12 @@ def measure(options: argparse.Namespace) -> list[Row]:
                 )
             storm_cpu = server.cpu - before
     values = {kind: {what: median(run[what] for run in runs) for what in runs[0]} for kind, runs in found.items()}
-    bare = values["floor"]
-    for kind in KINDS[1:]:
+    for kind in ("version 2", "version 1"):
+        bare = values[kind.replace("version", "floor")]
         rate, cpu = values[kind]["rate"], values[kind]["cpu"]
         rows += [
             (f"attestations, {kind}", rate, "/s", "ratio >= 0.70", "bare server", bare["rate"]),
-            (f"processor time of one, {kind}", cpu, "ms", "ratio <= 1.43", "bare server", bare["cpu"]),
+            (f"processor time of one, {kind}", cpu, "ms", "", "bare server", bare["cpu"]),
         ]
     rows += [
         ("  in it: handshake, the server's side, in memory", parts["handshake"], "ms", "", None, None),

@@ -8,7 +8,6 @@ a yes.
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -17,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
 
 from sealserve.errors import EvidenceError
 from sealserve.evidence import chain_checks
@@ -138,7 +139,7 @@ class Verifier:
             verdict = self._engine.verify_with_policy(
                 quote, prepared.engine, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
             )
-            claims: dict[str, Any] = json.loads(verdict.to_json())
+            claims: dict[str, Any] = from_json(verdict.to_json())
         except ValueError as error:
             if "certificate chain" in str(error) or "CRL" in str(error):
                 cause = chain_checks.diagnose(parsed.chain, prepared.collateral)
