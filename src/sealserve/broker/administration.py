@@ -138,10 +138,8 @@ class BrokerAdministration:
                 return key
             _require_unused(change.state, key, force=force)
             if not force and key.releasable() and (users := change.state.grants_before(name, version)):
-                problem = (
-                    f"version {version} of the key {name} still opens what grants named before: {', '.join(users)}"
-                )
-                raise InUseError(problem, hint="Retire it and wait until its grace period is over, or force it.")
+                what = f"version {version} of the key {name} still opens what grants named before: {', '.join(users)}"
+                raise InUseError(what, hint="Retire it and wait until its grace period is over, or force it.")
             _record_key(change, "key-destroy", key)
             return change.put_key(replace(key, destroyed=now(), sealed=None))
 

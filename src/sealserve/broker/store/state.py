@@ -45,15 +45,8 @@ class StoreState:
 
     def grants_before(self, name: str, version: int) -> list[str]:
         """The deployments whose replicas may still open what they served before with this version of a key."""
-        found = []
-        for deployment, grant in self.grants.items():
-            document = grant.document
-            if document.previous is not None and (document.previous.model.key, document.previous.key_version) == (
-                name,
-                version,
-            ):
-                found.append(deployment)
-        return found
+        before = {d: grant.document.previous for d, grant in self.grants.items()}
+        return [d for d, one in before.items() if one and (one.model.key, one.key_version) == (name, version)]
 
 
 def read_rows(connection: Connection) -> list[list[Any]]:

@@ -171,15 +171,14 @@ class Store:
         """
         with self._database.reading() as connection:
             row = _row(connection)
-        if not self._master_key.next.exists():
+        place = self._master_key
+        if not place.next.exists():
             hint = "After rewrap and --finish all is done; else run it without --finish first."
-            raise StoreError(
-                f"there is no {self._master_key.next}: the key in use is {self._master_key.path}", hint=hint
-            )
-        if not self._master_key.next_fits(row.store_id, row.check_value):
+            raise StoreError(f"there is no {place.next}: the key in use is {place.path}", hint=hint)
+        if not place.next_fits(row.store_id, row.check_value):
             hint = "Run `sealserve broker store rewrap` without --finish first, with the same file on every machine."
-            raise StoreError(f"{self._master_key.next} is not the key that the store is encrypted under", hint=hint)
-        self._master_key.use_next()
+            raise StoreError(f"{place.next} is not the key that the store is encrypted under", hint=hint)
+        place.use_next()
 
     # --- the audit chain ---
 
