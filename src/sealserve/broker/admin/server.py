@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 from cryptography import x509
 
 from sealserve.addresses import Address
@@ -28,6 +27,7 @@ from sealserve.broker.store import Store
 from sealserve.broker.tally import Counts
 from sealserve.errors import ConfigurationError
 from sealserve.files import read_file, read_secret_file
+from sealserve.http_log import library_log
 from sealserve.logs import event, get_logger
 from sealserve.ratls.listener import explain_listening
 
@@ -84,7 +84,7 @@ class AdminServer:
             shutdown_timeout=1.0,
             keepalive_timeout=_IDLE_SECONDS,
             lingering_time=0,
-            logger=_library_log(),
+            logger=library_log(__name__),
         )
         await self._runner.setup()
         if self._runner.server is None:
@@ -146,20 +146,6 @@ def _tls(settings: AdminSettings, certificate: Path, private_key: Path) -> tuple
             raise ConfigurationError(f"{authority} holds no certificate in PEM") from error
         context.verify_mode = ssl.CERT_OPTIONAL
     return context, own
-
-
-class _NotMalformed(logging.Filter):
-    """Strangers' broken requests are no errors of ours, and must not fill the log."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-def _library_log() -> logging.Logger:
-    logger = get_logger(f"{__name__}.http")
-    if not logger.filters:
-        logger.addFilter(_NotMalformed())
-    return logger
 
 
 def _no_password() -> bytes:

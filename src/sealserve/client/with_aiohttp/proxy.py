@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import socket
 from http import HTTPStatus
 from pathlib import Path
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from sealserve.addresses import Address
 from sealserve.client.accepting import accept_all
@@ -24,7 +22,7 @@ from sealserve.client.errors import DeadlinePassedError, MalformedReplyError
 from sealserve.client.rest.reply import RestReply
 from sealserve.client.with_aiohttp.guard import RefusedError, check, passed, passed_back
 from sealserve.errors import InputError, MachineError, SealserveError, TrustError, UnavailableError
-from sealserve.logs import get_logger
+from sealserve.http_log import library_log
 
 REASON = "Sealserve-Reason"
 """Header with the machine-readable cause (:attr:`SealserveError.reason`) of an error that no server gave."""
@@ -97,7 +95,7 @@ class RestProxy:
             auto_decompress=False,
             keepalive_timeout=_IDLE_SECONDS,
             lingering_time=_LINGER_SECONDS,
-            logger=_library_log(),
+            logger=library_log(__name__),
         )
         self._tasks = [asyncio.create_task(accept_all(listening, self._take)) for listening in self._listening]
 
@@ -255,17 +253,3 @@ def _error(status: int, text: str, reason: str | None = None) -> web.Response:
 def _is_unix(request: web.BaseRequest) -> bool:
     connection = None if request.transport is None else request.transport.get_extra_info("socket")
     return connection is not None and connection.family == socket.AF_UNIX
-
-
-class _NotMalformed(logging.Filter):
-    """Broken requests of programs are no errors of ours."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-def _library_log() -> logging.Logger:
-    logger = get_logger(f"{__name__}.http")
-    if not logger.filters:
-        logger.addFilter(_NotMalformed())
-    return logger

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
 
 from aiohttp import web, web_protocol
-from aiohttp.http_exceptions import HttpProcessingError
 
 from sealserve.addresses import parse_address
 from sealserve.errors import MachineError
+from sealserve.http_log import library_log
 from sealserve.logs import get_logger
 from sealserve.serving.core import ModelServer
 from sealserve.serving.rest.application import Application, cut, number_of
@@ -120,7 +119,7 @@ class RestServer:
             keepalive_timeout=self._limits.idle_seconds,
             lingering_time=_LINGER_SECONDS,
             max_headers=_HEADERS,
-            logger=_library_log(),
+            logger=library_log(__name__),
         )
         listening = await self._loop.create_server(
             server,
@@ -189,17 +188,3 @@ def create_rest_server(
         door.close()
         raise MachineError("cannot start a thread", hint="Allow the process more threads.") from error
     return server, int(door.getsockname()[1])
-
-
-class _NotMalformed(logging.Filter):
-    """Strangers' broken requests are no errors of ours, and must not fill the log."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-def _library_log() -> logging.Logger:
-    logger = get_logger(f"{__name__}.http")
-    if not logger.filters:
-        logger.addFilter(_NotMalformed())
-    return logger
