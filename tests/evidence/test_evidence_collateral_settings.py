@@ -23,7 +23,7 @@ from sealserve.evidence import (
     FileCollateral,
     PolicyDocument,
     SimulatedPlatform,
-    collateral,
+    collateral_file,
     service_at,
 )
 from sealserve.evidence.errors import CollateralMalformedError, CollateralServiceError
@@ -212,7 +212,7 @@ def test_a_policy_with_a_file_blocks_only_when_it_is_to_be_looked_at(
 @pytest.fixture
 def file(directory: Path, platform: SimulatedPlatform, monkeypatch: pytest.MonkeyPatch) -> FileCollateral:
     """Read once, for somebody who may not wait, and due to be looked at again."""
-    monkeypatch.setattr(collateral, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(collateral_file, "_LOOK_SECONDS", 0.001)
     path = directory / "collateral.json"
     path.write_text(platform.collateral_json(now=NOW))
     source = FileCollateral(path)
@@ -243,8 +243,8 @@ def test_a_file_system_that_hangs_does_not_keep_waiting_who_has_something_valid(
 ) -> None:
     known = file.collateral(b"")
     hangs = threading.Event()
-    monkeypatch.setattr(collateral, "_LONGEST_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(collateral, "read_file", lambda *_, **__: hangs.wait(30) and b"{}")
+    monkeypatch.setattr(collateral_file, "_LONGEST_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(collateral_file, "read_file", lambda *_, **__: hangs.wait(30) and b"{}")
     file.path.write_text("changed")
     time.sleep(0.002)
     try:
@@ -261,8 +261,8 @@ def test_a_file_system_that_hangs_from_the_beginning_is_told(
 ) -> None:
     (directory / "collateral.json").write_text("anything")
     hangs = threading.Event()
-    monkeypatch.setattr(collateral, "_LONGEST_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(collateral, "read_file", lambda *_, **__: hangs.wait(30) and b"{}")
+    monkeypatch.setattr(collateral_file, "_LONGEST_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(collateral_file, "read_file", lambda *_, **__: hangs.wait(30) and b"{}")
     source = FileCollateral(directory / "collateral.json")
     try:
         for _ in range(2):
