@@ -15,6 +15,8 @@ from replica_parties import Place, answer
 from sealserve.client import Client, RequestRefusedError, attest
 from sealserve.client.aio import AsyncClient
 from sealserve.client.report import examine
+from sealserve.client.rest.tensors import infer_request
+from sealserve.errors import InputError
 from sealserve.evidence import AppraisalPolicy
 
 EVIDENCE = "/v1/attestation:evidence"
@@ -55,6 +57,26 @@ def test_inputs_and_outputs_are_those_of_the_model(running: tuple[str, str, Appr
             client.predict({"x": x}, model="other")
         with pytest.raises(RequestRefusedError):
             client.predict({"x": x}, model="m", signature="other")
+
+
+def test_inputs_under_gzip_are_the_same_and_are_not_sent_so_over_grpc(
+    running: tuple[str, str, AppraisalPolicy],
+) -> None:
+    rest, grpc, policy = running
+    sparse = np.zeros(1 << 20, np.float32)
+    sparse[::1000] = np.arange(len(sparse[::1000]))
+    request = infer_request({"x": sparse}, model="m", signature="", version=None, outputs=(), max_reply=1)
+    assert sum(map(len, request.compressed().body)) < sparse.nbytes // 20
+    with Client(rest, policy) as client:
+        np.testing.assert_array_equal(client.predict({"x": sparse}, model="m", compress=True).outputs["y"], 2 * sparse)
+
+    async def ask() -> np.ndarray:
+        async with AsyncClient(rest, policy) as asking:
+            return (await asking.predict({"x": sparse}, model="m", compress=True)).outputs["y"]
+
+    np.testing.assert_array_equal(asyncio.run(ask()), 2 * sparse)
+    with Client(grpc, policy) as client, pytest.raises(InputError, match="not compressed"):
+        client.predict({"x": sparse}, model="m", compress=True)
 
 
 def test_plain_requests_are_answered_with_the_version_that_answered(

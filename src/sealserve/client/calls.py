@@ -27,6 +27,7 @@ from sealserve.client.rest.reply import RestReply
 from sealserve.client.rest.request import RestRequest
 from sealserve.client.rest.tensors import infer_request, read_infer
 from sealserve.client.status import Code, error_of
+from sealserve.errors import InputError
 from sealserve.wire.tensorflow_serving_pb2 import GetModelMetadataResponse, PredictResponse, SignatureDefMap
 
 
@@ -50,6 +51,7 @@ class Calls(Protocol):
         signature: str,
         version: int | None,
         outputs: Iterable[str],
+        compress: bool = False,
     ) -> Exchange:
         """Run a model. :raises InputError: an input cannot be sent."""
 
@@ -82,8 +84,14 @@ class GrpcCalls:
         signature: str,
         version: int | None,
         outputs: Iterable[str],
+        compress: bool = False,
     ) -> UnaryCall:
         """See :class:`Calls`."""
+        if compress:
+            raise InputError(
+                "requests over gRPC are not compressed: a server would unpack them before it looks at any limit",
+                hint="Make a client with the target https://host:port, which speaks REST.",
+            )
         message = predict_request(inputs, model=model, signature=signature, version=version, outputs=outputs)
         return UnaryCall(PREDICT, message, self._max_reply)
 
@@ -116,11 +124,13 @@ class RestCalls:
         signature: str,
         version: int | None,
         outputs: Iterable[str],
+        compress: bool = False,
     ) -> RestRequest:
         """See :class:`Calls`."""
-        return infer_request(
+        request = infer_request(
             inputs, model=model, signature=signature, version=version, outputs=outputs, max_reply=self._max_reply
         )
+        return request.compressed() if compress else request
 
     def prediction(self, reply: RestReply) -> Answer:
         """See :class:`Calls`."""

@@ -51,6 +51,7 @@ class Caller:
         version: int | None = None,
         outputs: Iterable[str] = (),
         receipt: bool = False,
+        compress: bool = False,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Prediction:
         """Run a model.
@@ -58,6 +59,8 @@ class Caller:
         :param inputs: an array for each input of the signature; arrays must not change until this returns.
         :param version: the newest that is served, if None. :param outputs: names of those to return; all if empty.
         :param receipt: ask for one, which is checked and kept with the answer (``docs/receipts.md``); over gRPC.
+        :param compress: send the inputs with gzip; over REST. How well they shrink shows in the length of what is sent,
+            which encryption does not hide.
         :param timeout: seconds for all of it.
         :raises TrustError: the server is not accepted; nothing of the inputs was sent to it. Or its receipt is missing
             or wrong; the answer is withheld.
@@ -66,7 +69,9 @@ class Caller:
         """
         started = time.monotonic()
         deadline = Deadline(timeout)
-        request = self._calls.predict(inputs, model=model, signature=signature, version=version, outputs=outputs)
+        request = self._calls.predict(
+            inputs, model=model, signature=signature, version=version, outputs=outputs, compress=compress
+        )
         request, wish = with_wish(request, self._pool.policy) if receipt else (request, None)
 
         def read(reply: Any, borrowed: Borrowed) -> Answer:

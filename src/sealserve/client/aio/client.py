@@ -54,12 +54,15 @@ class AsyncCaller:
         version: int | None = None,
         outputs: Iterable[str] = (),
         receipt: bool = False,
+        compress: bool = False,
         timeout: float = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - the same surface as without asyncio
     ) -> Prediction:
         """Run a model; see :meth:`sealserve.client.Client.predict`."""
         started = time.monotonic()
         deadline = Deadline(timeout)
-        request = self._calls.predict(inputs, model=model, signature=signature, version=version, outputs=outputs)
+        request = self._calls.predict(
+            inputs, model=model, signature=signature, version=version, outputs=outputs, compress=compress
+        )
         request, wish = with_wish(request, self._pool.policy) if receipt else (request, None)
 
         async def read(reply: Any, borrowed: Borrowed) -> Answer:

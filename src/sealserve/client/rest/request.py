@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from sealserve.client.deadline import Deadline
@@ -20,6 +21,7 @@ MODEL_VERSION = "sealserve-model-version"
 MAX_HEADERS = 8 * 1024
 """Bytes of headers and path that a request may have: replicas take 8 KiB a line."""
 
+_COMPRESSION = 1  # nearly as small as with more, in a fifth of the time
 _METHODS = frozenset({"GET", "HEAD", "POST"})
 _PATH = re.compile(r"/[!-~]*")
 _NAME = re.compile(r"[0-9A-Za-z_-]+")
@@ -65,6 +67,11 @@ class RestRequest:
             size += len(name) + len(value)
         if size > MAX_HEADERS:
             raise InputError(f"path and headers have more than {MAX_HEADERS} bytes", hint="Send fewer headers.")
+
+    def compressed(self) -> RestRequest:
+        """The same with its body under gzip."""
+        body = gzip.compress(b"".join(self.body), compresslevel=_COMPRESSION, mtime=0)
+        return replace(self, body=[body], headers=(*self.headers, ("content-encoding", "gzip")))
 
     def begin(self, http: RestProtocol, authority: str, deadline: Deadline) -> None:
         """Start it on a connection. :raises DeadlinePassedError: there is no time left."""
