@@ -78,6 +78,7 @@ class Replica(contextlib.AbstractContextManager["Replica"]):
         self.log: list[str] = []
         self.nonces: list[bytes] = []
         self.inputs: list[bytes] = []
+        self.others: list[str] = []  # methods that are answered as Predict is
         self.evidence = evidence or self.honest_evidence
         self.predict = predict or self.honest_predict
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20)]
@@ -143,7 +144,7 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def service(self, details):
         method = details.method.rpartition("/")[2]
-        handler = getattr(self, f"_{method}", None)
+        handler = getattr(self, "_Predict" if method in self._replica.others else f"_{method}", None)
         if handler is None:
             return None
         return grpc.unary_unary_rpc_method_handler(handler, response_serializer=lambda m: m.SerializeToString())

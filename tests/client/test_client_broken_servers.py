@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import struct
 
 import h2.config
@@ -20,6 +21,7 @@ from sealserve.client.http2 import UnaryProtocol
 from sealserve.client.protocols import GRPC, UnaryCall
 from sealserve.client.reply import Reply
 from sealserve.client.status import error_of
+from sealserve.client.tls import why
 from sealserve.errors import SealserveError, TrustError, UnavailableError
 
 INPUTS = {"images": SECRET_INPUT}
@@ -257,3 +259,10 @@ def test_windows_stay_right_over_many_replies():
         client.feed(server.data_to_send())
         assert len(client.finish().message) == 1 << 20
         server.receive_data(client.outgoing())
+
+
+def test_the_number_of_a_tls_error_is_not_told_as_the_operating_systems():
+    broken = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
+    broken.reason = None  # type: ignore[assignment]
+    assert why(broken) == "EOF occurred in violation of protocol"
+    assert why(BrokenPipeError(32, "x")) == "Broken pipe"

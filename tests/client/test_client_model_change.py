@@ -12,9 +12,9 @@ import pytest
 from client_parties import DIGEST, SECRET_INPUT, exchange
 
 from sealserve.client import Client, ModelNotAcceptedError
-from sealserve.client.errors import ModelChangedError, ModelChangingError
+from sealserve.client.errors import MalformedReplyError, ModelChangedError, ModelChangingError
 from sealserve.client.judgements import _CHANGE_PAUSES
-from sealserve.wire import attestation_pb2, tensorflow_serving_pb2
+from sealserve.wire import attestation_pb2, open_inference_pb2, tensorflow_serving_pb2
 from sealserve.wire.tensors import from_numpy
 
 INPUTS = {"images": SECRET_INPUT}
@@ -132,3 +132,65 @@ def test_evidence_that_was_asked_for_earlier_does_not_replace_newer(replica, pol
     judgements.accept(second, policy, asked_at=90.0)
     judgements.accept(first, policy, asked_at=80.0)
     assert judgements.find(first.spki_digest, policy) is second
+
+
+def test_evidence_that_was_asked_for_before_a_refusal_is_not_kept(replica, policy, protocol):
+    from sealserve.addresses import Address
+    from sealserve.client import attest
+    from sealserve.client.judgements import Judgements
+
+    replica_then = attest(replica.target, policy)
+    key, refusal = replica_then.spki_digest, ModelNotAcceptedError("another model")
+    judgements = Judgements(Address("a", 1), max_age=1000, clock=lambda: 100.0)
+    judgements.accept(replica_then, policy, asked_at=80.0)
+    judgements.refuse(key, refusal, asked_at=90.0)
+    assert judgements.find(key, policy) is None
+    judgements.accept(replica_then, policy, asked_at=85.0)  # its answer was slower
+    assert judgements.find(key, policy) is None
+    judgements.accept(replica_then, policy, asked_at=95.0)
+    judgements.refuse(key, refusal, asked_at=92.0)
+    assert judgements.find(key, policy) is replica_then
+    judgements.forget(key)
+    judgements.accept(replica_then, policy, asked_at=99.0)
+    assert judgements.find(key, policy) is None
+    judgements.accept(replica_then, policy, asked_at=100.0)
+    assert judgements.find(key, policy) is replica_then
+
+
+SPEC = tensorflow_serving_pb2.ModelSpec(name="classifier", version={"value": 4})
+ANSWERS = {
+    "/tensorflow.serving.PredictionService/Classify": tensorflow_serving_pb2.ClassificationResponse(model_spec=SPEC),
+    "/tensorflow.serving.PredictionService/Regress": tensorflow_serving_pb2.RegressionResponse(model_spec=SPEC),
+    "/tensorflow.serving.PredictionService/MultiInference": tensorflow_serving_pb2.MultiInferenceResponse(
+        results=[{"model_spec": SPEC}]
+    ),
+    "/inference.GRPCInferenceService/ModelInfer": open_inference_pb2.ModelInferResponse(
+        model_name="classifier", model_version="4"
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ANSWERS)
+def test_an_answer_of_any_method_is_withheld_when_its_model_is_not_listed(replica, listed, protocol, method):
+    if protocol == "rest":
+        pytest.skip("methods are gRPC's")
+    replica.predict = lambda request, context: ANSWERS[method]
+    replica.others = [method.rpartition("/")[2]]
+    with Client(replica.target, listed(DIGEST)) as client:
+        client.verify()
+        replica.claims = claims((4, NEW))  # exchanged since the last question
+        for _ in range(2):
+            with pytest.raises(ModelNotAcceptedError):
+                client.call(method, b"\x12\x00")
+    assert replica.predicted == 1
+
+
+def test_an_answer_whose_version_cannot_be_read_is_withheld(replica, listed, protocol):
+    if protocol == "rest":
+        pytest.skip("methods are gRPC's")
+    replica.predict = lambda request, context: open_inference_pb2.ModelInferResponse(
+        model_name="classifier", model_version="9" * 5000
+    )
+    replica.others = ["ModelInfer"]
+    with Client(replica.target, listed(DIGEST)) as client, pytest.raises(MalformedReplyError):
+        client.call("/inference.GRPCInferenceService/ModelInfer", b"")

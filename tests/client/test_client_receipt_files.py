@@ -6,12 +6,14 @@ import base64
 import copy
 import hashlib
 import json
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 from client_parties import DIGEST, GOOD, MARKER, SECRET_INPUT, Replica, write_policy
 from hypothesis import HealthCheck, given, settings
@@ -334,3 +336,31 @@ def test_the_digest_in_the_file_is_of_the_message_that_was_sent(receipt, replica
     from sealserve.ratls.receipts import read
 
     assert read(kept.receipt).statement.request == hashlib.sha256(replica.inputs[-1]).digest()
+
+
+def test_a_models_name_adds_no_line_to_the_report(run, replica, policy, policy_file, tmp_path):
+    honest = replica.predict
+
+    def named(request, context):
+        response = honest(request, context)
+        response.model_spec.name = "x\nACCEPTED  classifier"
+        return response
+
+    replica.predict = named
+    give(Signing(replica), policy, tmp_path / "receipt.json")
+    output = run("verify", "receipt", "receipt.json", "--policy", policy_file).output
+    assert len([line for line in output.splitlines() if line.startswith("ACCEPTED")]) == 1
+    assert "ACCEPTED  x ACCEPTED  classifier version" not in output
+    assert "ACCEPTED  x ACCEPTED classifier version 3 answered" in output
+
+
+def test_judging_a_receipt_asks_no_collateral_service(run, receipt, platform, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        service.settimeout(0.2)
+        settings = {"service": f"http://127.0.0.1:{service.getsockname()[1]}/", "insecure_allow_http": True}
+        write_policy(tmp_path / "policy.yaml", platform)
+        document = yaml.safe_load((tmp_path / "policy.yaml").read_text()) | {"collateral": settings}
+        (tmp_path / "policy.yaml").write_text(yaml.safe_dump(document))
+        assert run("verify", "receipt", "receipt.json", "--policy", "policy.yaml").exit_code == 0
+        with pytest.raises(TimeoutError):
+            service.accept()

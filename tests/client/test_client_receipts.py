@@ -17,7 +17,9 @@ from receipt_parties import PREDICT, Signing, changing
 from sealserve.client import Client, InsecureClient, OwnerCertificates
 from sealserve.client.errors import ModelNotAcceptedError, ReceiptMismatchError, ReceiptMissingError
 from sealserve.client.headers import read_metadata_value
+from sealserve.client.protocols import UnaryCall
 from sealserve.client.receipts import MOST_SKEW
+from sealserve.client.rest.request import RestRequest
 from sealserve.enclave.receipts import ReceiptKey
 from sealserve.errors import EvidenceError, InputError, TrustError
 from sealserve.ratls.receipts import ReceiptMalformedError, ReceiptSignatureError, encode_public_key, read
@@ -58,6 +60,13 @@ def test_a_receipt_comes_with_the_answer_and_says_what_was_sent_and_received(cli
     assert b"".join(receipt.request) == replica.inputs[0]
 
 
+def test_no_log_shows_the_input(client):
+    answer = client.predict(INPUTS, model="classifier", receipt=True)
+    assert b"PATIENT" in b"".join(answer.receipt.request)
+    assert "PATIENT" not in repr(answer.receipt)
+    assert "PATIENT" not in repr(UnaryCall(PREDICT, [b"PATIENT"], 1)) + repr(RestRequest("POST", "/", [b"PATIENT"]))
+
+
 def test_no_receipt_is_asked_for_unless_one_is_wanted(client, signing):
     assert client.predict(INPUTS, model="classifier").receipt is None
     assert signing.given == []
@@ -75,6 +84,13 @@ def test_any_method_can_have_a_receipt(client, signing):
     assert reply.receipt.statement.request == hashlib.sha256(message()).digest()
     assert bytes(reply.receipt.answer) == bytes(reply.message)
     assert client.call(PREDICT, message()).receipt is None
+
+
+@pytest.mark.parametrize("change", [changing(model="other"), changing(version=4)])
+def test_a_receipt_of_any_method_is_for_the_model_that_the_answer_names(client, signing, change):
+    signing.change = change
+    with pytest.raises(ReceiptMismatchError):
+        client.call(PREDICT, message(), receipt=True)
 
 
 def test_a_status_in_the_place_of_an_answer_has_no_receipt_and_is_no_error_of_ours(client):

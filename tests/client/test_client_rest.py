@@ -152,6 +152,9 @@ LIES = {
     "informational without end": b"HTTP/1.1 100 Continue\r\n\r\n" * 100,
     "another protocol": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     "compressed": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    "compressed, and said twice": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Encoding: identity\r\n"
+    b"Content-Length: 3\r\n\r\nabc",
+    "control characters": b"HTTP/1.1 200 OK\r\nContent-Type: a\x1b[31m\r\nContent-Length: 0\r\n\r\n",
     "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
     "HTTP/2": bytes.fromhex("000000040000000000") * 10 + b"\r\n\r\n",
 }
@@ -320,12 +323,34 @@ def test_outputs_in_json_are_read_with_nan_and_infinity():
         '{"name":"y","datatype":"INT8","shape":[1],"data":[300]}',
         '{"name":"y","datatype":"FP32","shape":[2],"data":[1]}',
         '{"name":3,"datatype":"FP32","shape":[1],"data":[1]}',
+        '{"name":"y","datatype":"FP32","shape":[]}',
+        '{"name":"y","datatype":"FP32","shape":[1],"data":[null]}',
+        '{"name":"y","datatype":"FP32","shape":[1],"data":["1"]}',
+        '{"name":"y","datatype":"INT32","shape":[1],"data":[1.7]}',
+        '{"name":"y","datatype":"BOOL","shape":[1],"data":[{}]}',
     ],
 )
 def test_a_malformed_output_is_told(output):
     text = f'{{"model_name":"m","model_version":"1","outputs":[{output}]}}'.encode()
     with pytest.raises(MalformedReplyError):
         read_infer(RestReply(200, ((HEADER_LENGTH, str(len(text))),), text + b"\xff\xff\xff\x7f"))
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BOOL", "BYTES"])
+def test_a_shape_beyond_what_numpy_counts_is_told(datatype):
+    shape = [0, 2147483647, 2147483647, 2147483647]
+    output = {"name": "y", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": 0}}
+    text = json.dumps({"model_name": "m", "model_version": "1", "outputs": [output]}).encode()
+    with pytest.raises(MalformedReplyError):
+        read_infer(RestReply(200, ((HEADER_LENGTH, str(len(text))),), text))
+
+
+def test_numbers_beyond_what_python_reads_are_told():
+    text = b'{"model_name":"m","model_version":"%s","outputs":[]}'
+    with pytest.raises(MalformedReplyError):
+        read_infer(RestReply(200, (), text % (b"9" * 5000)))
+    with pytest.raises(MalformedReplyError):
+        read_infer(RestReply(200, ((HEADER_LENGTH, "0" * 5000),), text % b"1"))
 
 
 @pytest.mark.parametrize(

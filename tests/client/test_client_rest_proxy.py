@@ -249,6 +249,10 @@ SMUGGLED = b"POST /v1/models/other:predict HTTP/1.1\r\nHost: 127.0.0.1\r\nConten
         b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
         b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: h2c\r\nConnection: upgrade, close\r\n\r\n",
+        request(b"Transfer-Encoding: gzip, chunked", body=b"2\r\n{}\r\n0\r\n\r\n"),
+        b"POST / HTTP/1.0\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
+        b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + SMUGGLED,
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"\x16\x03\x01\x00\x05hello",
     ],
@@ -259,6 +263,13 @@ def test_a_request_of_two_meanings_reaches_no_replica(data, replica, running, po
     assert heard == b"" or int(heard.split(b" ", 2)[1]) >= 400
     assert heard.count(b"HTTP/1.1") <= 1
     assert replica.requests == []
+
+
+def test_a_program_of_http_1_0_gets_no_answer_before_the_answer(replica, running, policy):
+    lines = b" HTTP/1.0\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"
+    heard = running(replica.target, policy).raw(b"POST " + PREDICT.encode() + lines)
+    assert heard.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert replica.inputs == [b"{}"]
 
 
 def test_both_ways_of_saying_a_length_are_refused_whatever_the_parser_says():
@@ -354,6 +365,7 @@ def test_a_slow_replica_is_late(start_good, running, policy):
         b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000,
         b"HTTP/1.1 200 OK\r\n\r\nwithout end",
+        b"HTTP/1.1 200 OK\r\nContent-Type: a\x1b[31m\r\nContent-Length: 0\r\n\r\n",
     ],
 )
 def test_a_lying_replica_is_a_bad_gateway(lie, replica, running, policy):
@@ -366,6 +378,7 @@ def test_a_lying_replica_is_a_bad_gateway(lie, replica, running, policy):
 def test_headers_of_an_answer_pass_only_if_they_mean_something(replica, running, policy):
     replica.raw = (
         b"HTTP/1.1 429 Slow\r\nContent-Type: a/b\r\nRetry-After: 7\r\nSet-Cookie: a=b\r\nSealserve-Model-Version: 9\r\n"
+        b"Sealserve-Reason: measurement-refused\r\n"
         b"Access-Control-Allow-Origin: *\r\nContent-Length: 2\r\n\r\nno"
     )
     answer, body = running(replica.target, policy).ask("POST", PREDICT, b"{}")

@@ -56,10 +56,11 @@ def show_receipt(console: Console, report: ReceiptReport, name: str) -> None:
         console.print(Text("REFUSED", "bold red"))
         _show_error(console, report.error)
         return
+    model = " ".join(printable(statement.model).split())  # one line
     console.print(
         Text.assemble(
             ("ACCEPTED", "bold green"),
-            f"  {printable(statement.model)} version {statement.version} answered, on {report.claims.replica}",
+            f"  {model} version {statement.version} answered, on {report.claims.replica}",
         )
     )
     console.print(Text(f"Model digest {statement.digest.hex()}"))

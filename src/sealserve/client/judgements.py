@@ -55,6 +55,7 @@ class Judgements:
         self._max_age = max_age
         self._clock = clock
         self._judged: dict[bytes, _Judged] = {}
+        self._outdated: dict[bytes, float] = {}  # by key: what was asked before that moment counts no more
 
     def now(self) -> float:
         """To be taken before evidence is asked for, and given to :meth:`accept`."""
@@ -69,20 +70,34 @@ class Judgements:
         return None
 
     def accept(self, replica: VerifiedReplica, policy: AppraisalPolicy, asked_at: float) -> None:
-        """Keep that ``policy`` accepted a replica."""
+        """Keep that ``policy`` accepted a replica, unless something that was learned later says otherwise."""
         event(_log, logging.INFO, "replica-verified", target=str(self._target), replica=replica.name)
         now = self._clock()
         for key, judged in list(self._judged.items()):
             if now - judged.asked_at > self._max_age:
                 self._judged.pop(key, None)
+        if asked_at < self._outdated.get(replica.spki_digest, asked_at):
+            return
         known = self._judged.get(replica.spki_digest)
         if known is None or known.policy is not policy or known.asked_at <= asked_at:
             self._judged[replica.spki_digest] = _Judged(replica, policy, asked_at)
 
     def forget(self, key: bytes) -> None:
         """Ask for evidence again before the next request goes to this key."""
-        self._judged.pop(key, None)
+        self._outdate(key, self._clock())
 
-    def refuse(self, error: TrustError) -> None:
-        """Tell the log of a refusal."""
+    def refuse(self, key: bytes, error: TrustError, asked_at: float) -> None:
+        """Tell the log of a refusal. What was accepted of the key before it was asked for this, counts no more."""
         event(_log, logging.WARNING, "replica-refused", target=str(self._target), reason=error.reason)
+        self._outdate(key, asked_at)
+
+    def _outdate(self, key: bytes, moment: float) -> None:
+        now = self._clock()
+        for other, outdated in list(self._outdated.items()):
+            if now - outdated > self._max_age:
+                self._outdated.pop(other, None)
+        # Callers work at the same time: evidence that was asked for earlier may be accepted later.
+        self._outdated[key] = max(moment, self._outdated.get(key, moment))
+        known = self._judged.get(key)
+        if known is not None and known.asked_at <= moment:
+            self._judged.pop(key, None)

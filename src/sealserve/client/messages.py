@@ -6,6 +6,7 @@ copies. protobuf allows that, for a message is nothing but its fields one after 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,8 +20,17 @@ from sealserve.client.errors import MalformedReplyError
 from sealserve.client.reply import Reply
 from sealserve.errors import InputError
 from sealserve.evidence import VerifiedEvidence
+from sealserve.wire.open_inference_pb2 import ModelInferResponse
 from sealserve.wire.tensorflow_pb2 import TensorProto, TensorShapeProto
-from sealserve.wire.tensorflow_serving_pb2 import GetModelMetadataRequest, ModelSpec, PredictRequest, PredictResponse
+from sealserve.wire.tensorflow_serving_pb2 import (
+    ClassificationResponse,
+    GetModelMetadataRequest,
+    ModelSpec,
+    MultiInferenceResponse,
+    PredictRequest,
+    PredictResponse,
+    RegressionResponse,
+)
 from sealserve.wire.tensors import TensorError, from_numpy, tensor_type, to_numpy
 
 if TYPE_CHECKING:
@@ -28,6 +38,14 @@ if TYPE_CHECKING:
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+
+_ANSWERS: dict[str, Any] = {
+    PREDICT: PredictResponse,
+    "/tensorflow.serving.PredictionService/Classify": ClassificationResponse,
+    "/tensorflow.serving.PredictionService/Regress": RegressionResponse,
+    "/tensorflow.serving.PredictionService/MultiInference": MultiInferenceResponse,
+    "/inference.GRPCInferenceService/ModelInfer": ModelInferResponse,
+}
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Parts = list[bytes | memoryview]
@@ -133,12 +151,23 @@ def read_outputs(response: PredictResponse, max_bytes: int) -> dict[str, Array]:
     return arrays
 
 
-def answering_model(method: str, reply: Reply) -> tuple[str, int] | None:
-    """The model and version that an answer says it is of; None if it is no answer of a model."""
-    if method != PREDICT or reply.status:
-        return None
-    spec = parse(PredictResponse, reply.message).model_spec
-    return spec.name, spec.version.value
+def answering_models(method: str, reply: Reply) -> tuple[tuple[str, int], ...]:
+    """The models and versions that an answer says it is of; empty if it is no answer of a model.
+
+    :raises MalformedReplyError: it cannot be read.
+    """
+    kind = _ANSWERS.get(method)
+    if kind is None or reply.status:
+        return ()
+    match parse(kind, reply.message):
+        case MultiInferenceResponse() as several:
+            return tuple((result.model_spec.name, result.model_spec.version.value) for result in several.results)
+        case ModelInferResponse() as answer:
+            if not re.fullmatch("[0-9]{1,19}", answer.model_version):
+                raise MalformedReplyError("the answer does not say which version of its model it is of")
+            return ((answer.model_name, int(answer.model_version)),)
+        case answer:
+            return ((answer.model_spec.name, answer.model_spec.version.value),)
 
 
 def _entry(name: bytes, array: Array) -> Sequence[bytes | memoryview]:

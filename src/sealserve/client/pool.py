@@ -142,7 +142,7 @@ class VerifiedPool:
                 changing = error if isinstance(error, ModelChangingError) else None
                 pause = next(pauses, None) if changing else None
                 if pause is None:
-                    self._judgements.refuse(error)
+                    self._judgements.refuse(connection.peer.key, error, asked_at)
                     raise
                 time.sleep(pause)
             else:

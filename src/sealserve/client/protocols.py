@@ -7,7 +7,7 @@ Connections drive a state machine (:class:`~sealserve.client.http2.UnaryProtocol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from google.protobuf.json_format import MessageToJson, Parse, ParseError
@@ -68,7 +68,7 @@ class UnaryCall:
     """
 
     method: str
-    message: Sequence[bytes | memoryview]
+    message: Sequence[bytes | memoryview] = field(repr=False)  # inputs are not for logs
     max_reply: int
     metadata: Metadata = ()
 

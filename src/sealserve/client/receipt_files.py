@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sealserve.client.attestation import PresentedEvidence
@@ -27,8 +27,8 @@ class KeptReceipt:
     receipt: bytes
     presented: PresentedEvidence
     collateral: str
-    request: bytes | None = None
-    answer: bytes | None = None
+    request: bytes | None = field(default=None, repr=False)
+    answer: bytes | None = field(default=None, repr=False)
 
 
 def read_receipt_file(path: Path) -> KeptReceipt:

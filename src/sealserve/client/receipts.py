@@ -8,8 +8,8 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ class Receipt:
     statement: Statement
     data: bytes
     replica: VerifiedReplica
-    request: Parts
-    answer: bytes | memoryview
+    request: Parts = field(repr=False)  # inputs are not for logs
+    answer: bytes | memoryview = field(repr=False)
 
     @property
     def at(self) -> datetime:
@@ -138,12 +138,12 @@ class ReceiptWish:
         replica: VerifiedReplica,
         policy: AppraisalPolicy | None,
         *,
-        answered: tuple[str, int] | None = None,
+        answered: Iterable[tuple[str, int]] = (),
     ) -> Receipt:
         """Check the receipt that came with a reply.
 
         :param replica: whose TLS key the connection has, accepted by ``policy``.
-        :param answered: model and version that the answer itself names, if it does.
+        :param answered: models and versions that the answer itself names.
         :raises ReceiptMissingError: there is none, or the replica's evidence names no key for it.
         :raises EvidenceError: it is malformed, signed by another key, or for something else.
         :raises ModelNotAcceptedError: the model that answered is not on the policy's list.
@@ -159,8 +159,8 @@ class ReceiptWish:
         require_same("request", statement.request, self.hash_request())
         require_same("answer", statement.answer, hashlib.sha256(reply.message).digest())
         require_same("TLS key", statement.tls_key, replica.spki_digest)
-        if answered is not None:
-            require_same("model and version", (statement.model, statement.version), answered)
+        for named in answered:
+            require_same("model and version", (statement.model, statement.version), named)
         check_time(statement, time.time())
         check_model(statement, policy)
         self.receipt = Receipt(statement, found[0], replica, self._message, reply.message)

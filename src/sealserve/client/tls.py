@@ -181,7 +181,13 @@ def why(error: BaseException) -> str:
     """The plain words of an operating-system or OpenSSL error."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.replace("_", " ").lower()
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+    # The number of an OpenSSL error is none of the operating system's.
+    if (
+        isinstance(error, OSError)
+        and not isinstance(error, ssl.SSLError)
+        and error.errno is not None
+        and error.errno > 0
+    ):
         return os.strerror(error.errno)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

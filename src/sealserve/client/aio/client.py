@@ -19,7 +19,7 @@ from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
 from sealserve.client.headers import Metadata
 from sealserve.client.judgements import Judgements, boot_time
-from sealserve.client.messages import Prediction, answering_model
+from sealserve.client.messages import Prediction, answering_models
 from sealserve.client.metadata import ModelMetadata
 from sealserve.client.protocols import GRPC, REST, Exchange, Grpc, Rest, UnaryCall
 from sealserve.client.receipts import ReceiptWish, with_wish
@@ -69,7 +69,7 @@ class AsyncCaller:
             answer = self._calls.prediction(reply)
             await self._pool.check_answer(borrowed, answer.model, answer.version, deadline)
             if wish is not None:
-                wish.check(reply, borrowed.verified, self._pool.policy, answered=(answer.model, answer.version))
+                wish.check(reply, borrowed.verified, self._pool.policy, answered=((answer.model, answer.version),))
             return answer
 
         answer, replica = await self._call(request, deadline, read, wish=wish)
@@ -104,10 +104,12 @@ class AsyncCaller:
         deadline = Deadline(timeout)
 
         async def read(reply: Reply, borrowed: Borrowed) -> Reply:
-            if self._pool.lists_models and (answering := answering_model(method, reply)):
-                await self._pool.check_answer(borrowed, *answering, deadline)
+            answered = answering_models(method, reply) if self._pool.lists_models or wish else ()
+            for name, version in answered if self._pool.lists_models else ():
+                await self._pool.check_answer(borrowed, name, version, deadline)
             if wish is not None and not reply.status:
-                return replace(reply, receipt=wish.check(reply, borrowed.verified, self._pool.policy))
+                receipt = wish.check(reply, borrowed.verified, self._pool.policy, answered=answered)
+                return replace(reply, receipt=receipt)
             return reply
 
         call = UnaryCall(method, [message], self._max_reply, metadata)

@@ -141,7 +141,7 @@ class AsyncPool:
                 changing = error if isinstance(error, ModelChangingError) else None
                 pause = next(pauses, None) if changing else None
                 if pause is None:
-                    self._judgements.refuse(error)
+                    self._judgements.refuse(connection.peer.key, error, asked_at)
                     raise
                 await asyncio.sleep(pause)
             else:

@@ -7,6 +7,7 @@ answer that ends with the connection, that says its length in two ways, that is 
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ _CHUNK = 1 << 18  # of a body in one `outgoing`, between which a caller looks fo
 _OVERHEAD = 1 << 16  # what an answer may cost in bytes beyond twice its body
 _MOST_INFORMATIONAL = 8
 _WITHOUT_BODY = frozenset({204, 304})
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # h11 lets them pass (RFC 9110, section 5.5, does not)
 
 
 class RestProtocol:
@@ -172,9 +174,11 @@ def _check_head(response: h11.Response, request: RestRequest) -> None:
     length = headers.get(b"content-length")
     if sum(len(name) + len(value) for name, value in response.headers) > MAX_HEADERS:
         raise MalformedReplyError("the server's headers are too large")
+    if any(_CONTROL.search(value) for _, value in response.headers):
+        raise _broken("a control character in a header")
     if length is not None and b"transfer-encoding" in headers:
         raise _broken("an answer that says its length in two ways")
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    if any(value.lower() != b"identity" for name, value in response.headers if name == b"content-encoding"):
         raise MalformedReplyError("the server's answer is compressed, which was not asked for")
     if request.method == "HEAD" or response.status_code in _WITHOUT_BODY:
         return

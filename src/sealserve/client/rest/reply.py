@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sealserve.client.errors import MalformedReplyError
@@ -40,7 +40,7 @@ class RestReply:
 
     status: int
     headers: tuple[tuple[str, str], ...]
-    body: bytes
+    body: bytes = field(repr=False)
 
     def header(self, name: str) -> str | None:
         """The value of a header, by its name in lower case; None if it is not there, or there twice."""

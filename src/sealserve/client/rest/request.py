@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
 from sealserve.client.deadline import Deadline
@@ -51,7 +51,7 @@ class RestRequest:
 
     method: str
     path: str
-    body: Sequence[bytes | memoryview] = ()
+    body: Sequence[bytes | memoryview] = field(default=(), repr=False)  # inputs are not for logs
     headers: Headers = ()
     max_reply: int = 1 << 20
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -47,6 +48,8 @@ _LENGTH = struct.Struct("<I")
 _MOST_DIMENSIONS = 64  # NumPy's
 _MOST_STRINGS = 1_000_000  # each becomes an object
 _MOST = (1 << 31) - 1
+_NUMBER = "[0-9]{1,19}"
+_KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}  # of JSON's values, by the kind of the array that they become
 
 
 def infer_request(
@@ -90,14 +93,14 @@ def read_infer(reply: RestReply) -> tuple[str, int, dict[str, Array]]:
     """
     body = memoryview(reply.body)
     length = reply.header(HEADER_LENGTH)
-    if length is not None and not (length.isascii() and length.isdigit() and int(length) <= len(body)):
+    if length is not None and not (re.fullmatch(_NUMBER, length) and int(length) <= len(body)):
         raise _malformed("the length of its JSON is impossible")
     end = len(body) if length is None else int(length)
     document, rest = parse_json(body[:end]), body[end:]
     if not isinstance(document, dict) or not isinstance(document.get("outputs"), list):
         raise _malformed("it has no outputs")
     model, version = document.get("model_name"), document.get("model_version")
-    if not isinstance(model, str) or not (isinstance(version, str) and version.isascii() and version.isdigit()):
+    if not isinstance(model, str) or not (isinstance(version, str) and re.fullmatch(_NUMBER, version)):
         raise _malformed("it does not say which version of which model it is of")
     arrays: dict[str, Array] = {}
     for output in document["outputs"]:
@@ -153,7 +156,10 @@ def _read_output(output: Any, rest: memoryview) -> tuple[str, Array, memoryview]
         array = np.asarray(np.frombuffer(data, np.uint8) != 0)
     else:
         array = np.frombuffer(data, dtype)
-    array = array.reshape(shape)
+    try:
+        array = array.reshape(shape)
+    except ValueError as error:  # one dimension is 0, and the product of the others is beyond what NumPy counts
+        raise _malformed(f"the shape of output {name!r} is impossible") from error
     array.flags.writeable = False
     return name, array, rest
 
@@ -175,13 +181,21 @@ def _strings(name: str, data: memoryview, count: int) -> Array:
 
 
 def _from_json(name: str, data: Any, datatype: str, shape: list[int]) -> Array:
+    dtype = _TYPES[datatype]
     try:
-        flat = [item.encode() for item in _flat(data)] if datatype == _BYTES else data
-        array = np.array(flat, dtype=_TYPES[datatype]).reshape(shape)
+        flat = [item.encode() for item in _flat(data)] if datatype == _BYTES else _numbers(data, dtype)
+        array = np.array(flat, dtype=dtype).reshape(shape)
     except (ValueError, TypeError, OverflowError, AttributeError, RecursionError) as error:
         raise _malformed(f"the data of output {name!r} does not fit its type and shape") from error
     array.flags.writeable = False
     return array
+
+
+def _numbers(data: Any, dtype: np.dtype[Any]) -> list[Any]:
+    """The data itself. NumPy would make numbers of anything: NaN of null, 1 of 1.7 and of "1"."""
+    if not isinstance(data, list) or ((told := np.array(data)).size and told.dtype.kind not in _KINDS[dtype.kind]):
+        raise TypeError
+    return data
 
 
 def _flat(data: Any) -> list[Any]:

@@ -20,6 +20,7 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 _PASSED = frozenset({"accept", "content-type", "content-encoding", "inference-header-content-length"})
 _PASSED_BACK = frozenset({"content-type", "inference-header-content-length", "retry-after", "allow", "accept-encoding"})
 _OURS = "sealserve-"
+_NOT_PASSED_BACK = frozenset({"sealserve-reason"})  # says that no replica answered
 
 Pairs = Iterable[tuple[str, str]]
 
@@ -33,10 +34,11 @@ class RefusedError(Exception):
         self.text = text
 
 
-def check(method: str, path: str, headers: Pairs, *, any_host: bool) -> None:
+def check(method: str, path: str, headers: Pairs, *, any_host: bool, version: tuple[int, int] = (1, 1)) -> None:
     """Look at a request before its body is read.
 
-    :param path: as it came. :param any_host: do not look at ``Host``: no browser comes this way.
+    :param path: as it came. :param version: HTTP's, that the request names.
+    :param any_host: do not look at ``Host``: no browser comes this way.
     :raises RefusedError: it is not passed on.
     """
     named: dict[str, list[str]] = {}
@@ -44,6 +46,14 @@ def check(method: str, path: str, headers: Pairs, *, any_host: bool) -> None:
         named.setdefault(name.lower(), []).append(value)
     if "content-length" in named and "transfer-encoding" in named:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "the request says its length in two ways")
+    if version not in {(1, 0), (1, 1)}:
+        raise RefusedError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "the proxy speaks HTTP/1.1")
+    if codings := named.get("transfer-encoding"):
+        if version == (1, 0):
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding")
+        # The parser undoes chunks only; of any other coding the replica would not be told.
+        if [coding.strip().lower() for coding in codings] != ["chunked"]:
+            raise RefusedError(HTTPStatus.NOT_IMPLEMENTED, "the proxy takes no Transfer-Encoding but chunked")
     if method not in _METHODS:
         raise RefusedError(HTTPStatus.METHOD_NOT_ALLOWED, "the proxy passes GET, HEAD and POST")
     if not path.startswith("/"):
@@ -67,7 +77,11 @@ def passed(headers: Pairs) -> tuple[tuple[str, str], ...]:
 
 def passed_back(headers: Pairs) -> list[tuple[str, str]]:
     """The headers of an answer that a program gets."""
-    return [(n, v) for n, v in headers if n.lower() in _PASSED_BACK or n.lower().startswith(_OURS)]
+    return [
+        (n, v)
+        for n, v in headers
+        if n.lower() in _PASSED_BACK or (n.lower().startswith(_OURS) and n.lower() not in _NOT_PASSED_BACK)
+    ]
 
 
 def is_loopback_name(host: str) -> bool:

@@ -149,7 +149,9 @@ class RestProxy:
         held = False
         try:
             headers = list(request.headers.items())
-            check(request.method, request.raw_path, headers, any_host=self._any_host or _is_unix(request))
+            any_host = self._any_host or _is_unix(request)
+            version = (request.version.major, request.version.minor)
+            check(request.method, request.raw_path, headers, any_host=any_host, version=version)
             held = await self._take_slot()
             reply = await self._client.request(
                 request.method,
@@ -160,7 +162,9 @@ class RestProxy:
             )
             return await _send(request, _response(reply, head=request.method == "HEAD"))
         except RefusedError as error:
-            return await _send(request, _error(error.status, error.text))
+            answer = _error(error.status, error.text)
+            answer.force_close()  # what follows a request that was not understood may be no request
+            return await _send(request, answer)
         except SealserveError as error:
             return await _send(request, _explain(error))
         finally:
@@ -178,7 +182,9 @@ class RestProxy:
     async def _read(self, request: web.BaseRequest) -> bytes:
         if (request.content_length or 0) > self._most:
             raise self._too_large()
-        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        expects = request.headers.get("Expect", "").lower() == "100-continue"
+        # HTTP/1.0 has no answer before the answer (RFC 9110, section 10.1.1): it would be taken for it.
+        if expects and (request.version.major, request.version.minor) >= (1, 1) and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         parts, size = [], 0
         try:
