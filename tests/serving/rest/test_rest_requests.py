@@ -76,6 +76,13 @@ def test_a_malformed_request_is_told_what_is_wrong(served, echo, body, message):
     assert not echo.requests
 
 
+def test_who_wants_a_receipt_gets_no_answer_without_one(served, echo):
+    response = served.post(PREDICT, '{"inputs": 1}', headers={"Sealserve-Receipt-Nonce-Bin": "AAAAAAAAAAAAAAAAAAAAAA"})
+    assert response.status == 400
+    assert "no receipts over REST" in told(response)[1]
+    assert not echo.requests
+
+
 @pytest.mark.parametrize(
     ("body", "outputs"),
     [

@@ -16,7 +16,8 @@ from aiohttp import web
 from sealserve.errors import SealserveError
 from sealserve.logs import event, get_logger
 from sealserve.serving.core import ModelServer
-from sealserve.serving.errors import RequestError
+from sealserve.serving.errors import ReceiptUnavailableError, RequestError
+from sealserve.serving.receipts import NONCE
 from sealserve.serving.rest.answers import error_body
 from sealserve.serving.rest.bodies import decompress, is_compressed, read_body
 from sealserve.serving.rest.door import Door
@@ -105,6 +106,8 @@ class Application:
         return await self._send(request, reply)
 
     async def _reply(self, request: web.BaseRequest, call: Call) -> Reply:
+        if NONCE in request.headers:
+            raise ReceiptUnavailableError("there are no receipts over REST: ask over gRPC")
         work = self._routes.find(call)
         if isinstance(work, Reply):
             return work
