@@ -14,7 +14,7 @@ from client_parties import SECRET_INPUT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealserve.cli.bench import bench
+from sealserve.cli.bench import _show, bench
 from sealserve.client.aio import AsyncClient
 from sealserve.client.bench import Plan, measure
 from sealserve.client.histogram import Histogram
@@ -99,6 +99,27 @@ def test_people_get_a_table(run, replica, policy_file):
     assert result.exit_code == 0, result.output
     for word in ("SIMULATED - NO PROTECTION", "Before the first byte", "p99.9", "answered by replica-1"):
         assert word in result.output
+
+
+def test_the_table_fits_80_columns_also_when_answers_take_minutes(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ("p50", "p90", "p99", "p99.9", "max")
+    row = {
+        "concurrency": 4096,
+        "requests_per_second": 12345.6,
+        "inputs_per_second": 123456.7,
+        "latency_ms": dict.fromkeys(names, 123456.789),
+        "errors": {"UNAVAILABLE": 12},
+        "replicas": {f"replica-{number}": 1000 for number in (1, 2, 3)},
+        "replica_latency_ms": {f"replica-{number}": dict.fromkeys(names, 123.456) for number in (1, 2, 3)},
+        "client_cpu_share": 0.99,
+    }
+    _show({"attested": False, "model": "classifier", "target": "127.0.0.1:8500", "request_bytes": 9, "results": [row]})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("answers/s" in line for line in lines)
+    assert any(line.split().count("123457") == 5 for line in lines)
+    assert "123.46 ms" in " ".join(lines)
 
 
 def test_without_evidence_is_said(run, start_good, owner):

@@ -325,6 +325,16 @@ def test_several_pictures_and_one_receipt_are_refused(run, tmp_path, policy_file
     assert code_of(run("predict", *target, "--receipt-with-messages")) == 3
 
 
+def test_a_receipt_over_rest_is_refused_before_anybody_is_asked(run, tmp_path, policy_file):
+    (tmp_path / "x.json").write_text('{"x": [[1, 2]]}')
+    result = run(
+        *("predict", "--target", "https://127.0.0.1:1", "--policy", policy_file),
+        *("--input-json", f"{tmp_path}/x.json", "--receipt", "r.json"),
+    )
+    assert code_of(result) == 3
+    assert "no receipts over REST" in str(result.exception)
+
+
 def test_verify_receipt_has_help_of_its_own_and_verify_goes_on_to_take_a_target(run, replica, policy_file):
     assert "receipt FILE" in run("verify", "--help").output
     assert "--answer" in run("verify", "receipt", "--help").output

@@ -287,6 +287,7 @@ def test_replicas_batch_as_the_deployment_says_and_a_wrong_file_is_named_before_
     file.write_text(text.replace("# batching: batching.pbtxt", "batching: batching.pbtxt"))
     done = sealserve("up", "-d", cwd=deployment)
     assert (done.returncode, "batching.pbtxt" in done.stderr) == (3, True)
+    assert "model.batching" in done.stderr
     batching.write_text("max_batch_size { value: 0 }")
     done = sealserve("up", "-d", cwd=deployment)
     assert done.returncode == 3

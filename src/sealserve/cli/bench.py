@@ -174,6 +174,11 @@ def _progress() -> Any:
     return tick
 
 
+def _milliseconds(value: float) -> str:
+    """As precise as a histogram is (0.6 %), and short enough for a table of nine columns in 80 characters."""
+    return f"{value:.2f}" if value < 1000 else f"{value:.0f}"
+
+
 def _show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -197,25 +202,24 @@ def _show(result: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     for row in result["results"]:
         latency = row["latency_ms"]
-        shown = [f"{latency[name]:.2f}" for name in ("p50", "p90", "p99", "p99.9", "max")]
+        shown = [_milliseconds(latency[name]) for name in ("p50", "p90", "p99", "p99.9", "max")]
         rates = [f"{row[name]:.1f}" for name in ("requests_per_second", "inputs_per_second")]
         table.add_row(str(row["concurrency"]), *rates, *shown, str(sum(row["errors"].values())))
     console.print(table)
     for row in result["results"]:
         of_each = row["replica_latency_ms"]
         spread = ", ".join(
-            f"{name} {count} (p50 {of_each[name]['p50']:.2f} ms, p99 {of_each[name]['p99']:.2f} ms)"
+            f"{name} {count} (p50 {_milliseconds(of_each[name]['p50'])} ms, "
+            f"p99 {_milliseconds(of_each[name]['p99'])} ms)"
             for name, count in row["replicas"].items()
         )
         failed = ", ".join(f"{name} {count}" for name, count in row["errors"].items())
         console.print(
-            f"{row['concurrency']} at once: answered by {spread or 'nobody'}" + (f"; {failed}" if failed else ""),
-            soft_wrap=True,
+            f"{row['concurrency']} at once: answered by {spread or 'nobody'}" + (f"; {failed}" if failed else "")
         )
         if row["client_cpu_share"] > _BUSY:
             console.print(
                 f"{row['concurrency']} at once: this program took {row['client_cpu_share'] * 100:.0f} % of a core, and "
                 "measured itself; share the load among several",
                 style="yellow",
-                soft_wrap=True,
             )

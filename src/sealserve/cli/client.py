@@ -62,6 +62,7 @@ def predict(
 
     from sealserve.client import Client
     from sealserve.client.display import show_verified
+    from sealserve.client.endpoint import REST_SCHEME
     from sealserve.client.job import Job, run
 
     quiet()
@@ -69,6 +70,8 @@ def predict(
         raise InputError("--receipt-with-messages goes with --receipt")
     job = Job.from_options(**request)
     where = endpoint(deployment_file, target, policy, server_name, model)
+    if request["receipt"] and where.target.startswith(REST_SCHEME):
+        raise InputError("there are no receipts over REST", hint="Give --target HOST:PORT, that of gRPC.")
     console = Console(highlight=False, quiet=as_json)
     with Client(where.target, where.required_policy(), server_name=where.server_name) as client:
         verified = client.verify(timeout=timeout)

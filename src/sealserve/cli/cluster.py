@@ -174,7 +174,10 @@ def _duration(seconds: float | None) -> str:
 @click.option("--follow", is_flag=True, help="Go on with what is added, until Ctrl-C.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Of each log, the last.")
 def logs(*, name: str | None, file: Path, state: Path | None, follow: bool, lines: int) -> None:
-    """Print the logs of broker, replica-1 and so on, gateway, supervisor; or of NAME only."""
+    """Print the logs of broker, replica-1 and so on, gateway, supervisor; or of NAME only.
+
+    A log begins with its first line: the gateway has none before nginx tells of trouble.
+    """
     from sealserve.local.logview import Follower
 
     layout = _layout(file, state)

@@ -52,7 +52,8 @@ def open_port(address: Address) -> socket.socket:
         )
     except OSError as error:
         raise MachineError(
-            f"cannot listen on {address}", hint="Another program may have the port; 0 takes a free one."
+            f"cannot listen on {address}",
+            hint="Another program may have the port: choose another, or 0 for a free one.",
         ) from error
     listening.setblocking(False)
     return listening

@@ -96,9 +96,7 @@ def with_wish(call: Exchange, policy: AppraisalPolicy | None) -> tuple[UnaryCall
     if policy is None:
         raise InputError("a receipt was asked for without evidence", hint="Use Client, with a policy.")
     if not isinstance(call, UnaryCall):
-        raise InputError(
-            "there are no receipts over REST", hint="Make a client with the target host:port, which speaks gRPC."
-        )
+        raise InputError("there are no receipts over REST", hint="Give host:port as the target: that of gRPC.")
     wish = ReceiptWish(call.method, call.message)
     return replace(call, metadata=(*call.metadata, *wish.metadata)), wish
 

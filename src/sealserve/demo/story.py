@@ -79,7 +79,8 @@ def tell(settings: DemoSettings, reporter: Reporter) -> None:
             empty_working_directory(layout)
             reporter.opening(
                 f"SIMULATED enclaves: this shows the whole path and protects nothing.\n"
-                "Three parties: the model's owner, the platform that runs it and is trusted with nothing, the client.\n"
+                "Three parties: the model's owner; the platform, which runs it and is trusted\n"
+                "with nothing; the client.\n"
                 f"Working directory: {directory}",
                 simulated=True,
                 directory=str(directory),

@@ -22,7 +22,7 @@ from sealserve.broker.settings import BrokerSettings
 from sealserve.broker.store import GrantDocument, StoredPolicy
 from sealserve.deploy import Deployment
 from sealserve.enclave.measured import measured_settings
-from sealserve.errors import ModelError, SealError, TrustError
+from sealserve.errors import InputError, ModelError, SealError, TrustError
 from sealserve.evidence import SimulatedEnclave, ensure_simulated_platform, measure_simulated_enclave
 from sealserve.files import PRIVATE, explain_os_error, read_file, write_atomically
 from sealserve.gateway import Nginx, find_nginx, require_usable_path
@@ -150,7 +150,12 @@ def read_batching(deployment: Deployment) -> str:
     path = deployment.model.batching
     if path is None:
         return ""
-    text = read_file(path).decode(errors="replace")
+    try:
+        text = read_file(path).decode(errors="replace")
+    except InputError as error:
+        raise InputError(
+            f"{error}, which model.batching names", hint="Make that file, or take model.batching out: no batching then."
+        ) from error
     BatchingParameters.from_text(text, source=f"{path}, which model.batching names,")
     return text
 

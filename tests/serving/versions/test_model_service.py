@@ -233,8 +233,9 @@ def test_a_model_that_cannot_be_loaded_is_an_error_of_the_request(party, models)
 def test_a_server_can_keep_its_configuration_to_itself(serve):
     connection = serve(ModelServer(), extra_services=[ModelService(ModelServer(), None).service()])
     stub = model_service_pb2_grpc.ModelServiceStub(connection.channel)
-    code, _ = refused(stub.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest())
+    code, text = refused(stub.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest())
     assert code == "PERMISSION_DENIED"
+    assert "--allow_reload_requests" in text
 
 
 def test_sealed_versions_come_and_go_like_plain_ones(party, models, tmp_path):

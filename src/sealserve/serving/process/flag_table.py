@@ -57,8 +57,8 @@ GROUPS = (
             Flag(
                 "allow_reload_requests",
                 False,
-                "Let every caller of HandleReloadConfigRequest say which models are served. Without it, only where "
-                "callers are on this machine or have a certificate.",
+                "Let every caller of HandleReloadConfigRequest say which models are served. Without it, only a server "
+                "that listens on this machine's own addresses alone, or asks callers for certificates, lets them.",
             ),
             Flag("key_file", "", "Wrap key of sealed model directories: 16 raw bytes.", metavar="FILE"),
             Flag(

@@ -75,7 +75,10 @@ class ModelService:
         No metric changes by it: each that is named in the request is answered with an increase of 0.
         """
         if self._reload is None:
-            raise NotPermittedError("this server does not take its configuration from callers")
+            raise NotPermittedError(
+                "this server does not take its configuration from callers; sealserve serve does where it listens on "
+                "loopback alone, with client_verify, or with --allow_reload_requests"
+            )
         config = request.config
         if config.WhichOneof("config") != "model_config_list":
             raise RequestError(
