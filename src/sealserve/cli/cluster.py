@@ -130,8 +130,9 @@ def status(*, file: Path, state: Path | None, as_json: bool) -> int:
         head = found.model_dump(mode="json", exclude={"processes"})
         click.echo(json.dumps({"running": True, **head, "processes": [report.as_dict() for report in reports]}))
         return 0
-    where = found.gateway if found.rest is None else f"{found.gateway}, REST {found.rest}"
-    click.echo(f"{found.deployment}: {found.phase}, gateway {where}, model {found.model}/{found.model_version}\n")
+    rest = "" if found.rest is None else f"REST {found.rest}\n"
+    line = f"{found.deployment}: {found.phase}, gateway {found.gateway}, model {found.model}/{found.model_version}"
+    click.echo(f"{line}\n{rest}")
     rows = [("NAME", "PROCESS", "STATE", "RESTARTS", "UP", "MEMORY", "ATTESTED"), *map(_row, reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

@@ -58,7 +58,7 @@ def error_code(error: Exception) -> str:
 def error_message(error: Exception) -> str:
     """What went wrong, in words. The text of a foreign exception is left out: it could hold anything."""
     if isinstance(error, SealserveError):
-        return f"{error.message} {error.hint}" if error.hint else error.message
+        return f"{error.message.removesuffix('.')}. {error.hint}" if error.hint else error.message
     if isinstance(error, MemoryError):
         return "no memory is left"
     return f"a defect in sealserve or its engine ({type(error).__name__})"
