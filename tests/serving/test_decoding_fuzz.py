@@ -58,7 +58,8 @@ def some_value(rng: random.Random, depth: int) -> str:
     if rng.random() < 0.15:
         return "{" + ", ".join(f'"{rng.choice("xyz")}": {some_value(rng, depth - 1)}' for _ in range(2)) + "}"
     one = some_value(rng, depth - 1)
-    items = [one] * rng.choice([1, 2, 3, 300])  # the last are long enough to be read as arrays
+    count = rng.choice([1, 2, 3, 300])  # the last are long enough to be read as arrays
+    items = [one] * (count if len(one) * count <= 200_000 else 1)  # a body is cut to half of that
     if rng.random() < 0.3:
         items[rng.randrange(len(items))] = some_value(rng, depth - 1)
     return "[" + ", ".join(items) + "]"
