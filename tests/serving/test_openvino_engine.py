@@ -83,7 +83,7 @@ def test_a_caller_that_leaves_while_it_waits_is_let_go(half_plus_two):
     model = load(OpenVinoEngine(threads=1, parallel_requests=1), half_plus_two)
     compiled = model._compiled["serving_default"]
     gone = threading.Event()
-    taken = compiled.requests.take(lambda: True)
+    taken = compiled.requests.turns.take(lambda: True)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(
             model.predict, "serving_default", {"x": np.zeros(1, np.float32)}, wanted=lambda: not gone.is_set()
@@ -92,7 +92,7 @@ def test_a_caller_that_leaves_while_it_waits_is_let_go(half_plus_two):
         gone.set()
         with pytest.raises(CallerGoneError):
             waiting.result(10)
-    compiled.requests.give_back(taken)
+    compiled.requests.turns.give_back(taken)
     assert model.predict("serving_default", {"x": np.zeros(1, np.float32)})["y"].tolist() == [2.0]
 
 
@@ -142,9 +142,9 @@ def test_a_light_model_answers_small_and_large_requests_within_its_bound_of_requ
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, sizes * 20))
     requests = model._compiled["serving_default"].requests
-    requests.take(lambda: True)
+    requests.turns.take(lambda: True)
     with pytest.raises(CallerGoneError):  # there is one, for small and large together
-        requests.take(iter([True, False]).__next__)
+        requests.turns.take(iter([True, False]).__next__)
 
 
 def test_an_operation_that_openvino_lacks_is_named_with_a_way_out(engine, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,14 +13,14 @@ from sealserve.errors import ModelError
 from sealserve.logs import event, get_logger
 from sealserve.serving.checks import check_inputs, select_outputs
 from sealserve.serving.engine import Array, Signature, TensorSpec, always
-from sealserve.serving.errors import CallerGoneError, RequestError, SignatureNotFoundError
+from sealserve.serving.errors import RequestError, SignatureNotFoundError
 from sealserve.serving.openvino_errors import USE_TENSORFLOW, summary
 from sealserve.serving.openvino_limits import check_ranges
+from sealserve.serving.turns import Turns
 from sealserve.wire.tensorflow_pb2 import SignatureDef
 from sealserve.wire.tensors import TensorError, numpy_type
 
 _SMALL = 4096  # bytes of all inputs
-_WAIT = 0.05  # seconds between two looks at whether the caller is still there
 
 _log = get_logger(__name__)
 
@@ -109,7 +108,7 @@ class CompiledSignature:
         names = select_outputs(self.signature, output_filter)
         check_inputs(self.signature, inputs)
         check_ranges(self.signature, inputs)
-        request = self.requests.take(wanted)
+        request = self.requests.turns.take(wanted)
         try:
             request.run({self._inputs[alias]: array for alias, array in inputs.items()})
             return {alias: request.output(self._outputs[alias]) for alias in names}
@@ -117,7 +116,7 @@ class CompiledSignature:
             event(_log, logging.WARNING, "inference-failed", reason=error)
             raise RequestError(f"the model cannot be run on these inputs: {summary(str(error))}") from error
         finally:
-            self.requests.give_back(request)
+            self.requests.turns.give_back(request)
 
 
 class Requests:
@@ -129,24 +128,13 @@ class Requests:
 
     def __init__(self, compiled: Any, parallel: int | None, *, light: Any = None) -> None:
         self.compiled = compiled
-        self._free: queue.SimpleQueue[InferRequest] = queue.SimpleQueue()
-        for _ in range(parallel or int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))):
-            usual = _Bound(compiled.create_infer_request())
-            self._free.put(InferRequest(usual, usual if light is None else _Bound(light.create_infer_request())))
+        count = parallel or int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.turns = Turns(_infer_request(compiled, light) for _ in range(count))
 
-    def take(self, wanted: Callable[[], bool]) -> InferRequest:
-        """The next that is free. :raises CallerGoneError: nobody waits for the answer any more."""
-        while True:
-            if not wanted():
-                raise CallerGoneError("the caller does not wait for the answer any more")
-            try:
-                return self._free.get(timeout=_WAIT)
-            except queue.Empty:
-                continue
 
-    def give_back(self, request: InferRequest) -> None:
-        """It is free again."""
-        self._free.put(request)
+def _infer_request(compiled: Any, light: Any) -> InferRequest:
+    usual = _Bound(compiled.create_infer_request())
+    return InferRequest(usual, usual if light is None else _Bound(light.create_infer_request()))
 
 
 class InferRequest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,9 +14,8 @@ from sealserve.serving.checks import check_inputs, select_outputs
 from sealserve.serving.engine import Array, Signature, Waiting, always
 from sealserve.serving.errors import CallerGoneError, SignatureNotFoundError
 from sealserve.serving.tensorflow.errors import explain
+from sealserve.serving.turns import Turns
 from sealserve.wire.tensorflow_pb2 import SignatureDef
-
-_WAIT = 0.05  # seconds between two looks at whether the caller is still there
 
 
 class TensorFlowModel:
@@ -44,7 +42,7 @@ class TensorFlowModel:
         self._refused = refused
         self._definitions = definitions
         self._release = release
-        self._turns = threading.Semaphore(parallel) if parallel else None
+        self._turns = Turns(range(parallel)) if parallel else None
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -121,16 +119,16 @@ class TensorFlowModel:
 
     @contextmanager
     def _turn(self, wanted: Callable[[], bool]) -> Iterator[None]:
-        while True:
+        if self._turns is None:
             if not wanted():
                 raise CallerGoneError("the caller does not wait for the answer any more")
-            if self._turns is None or self._turns.acquire(timeout=_WAIT):
-                break
+            yield
+            return
+        turn = self._turns.take(wanted)
         try:
             yield
         finally:
-            if self._turns is not None:
-                self._turns.release()
+            self._turns.give_back(turn)
 
 
 def _options(wanted: Callable[[], bool]) -> Any:
