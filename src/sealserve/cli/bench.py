@@ -84,7 +84,10 @@ def bench(
 
         check_plot(plot_file)
     if options["duration"] and options["count"]:
-        raise InputError("a measurement has a duration or a count: give one of the two")
+        raise InputError(
+            "--duration and --count were given: a measurement ends after a time or after so many requests",
+            hint="Leave one of the two out.",
+        )
     where = endpoint(
         *(deployment_file, target, policy, server_name, model),
         insecure_without_evidence=insecure_without_evidence,

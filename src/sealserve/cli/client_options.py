@@ -124,7 +124,13 @@ def endpoint(
 def endpoint_options(command: _Command) -> _Command:
     """``--policy``, ``--server-name``, ``-f`` and ``--timeout``."""
     for option in (
-        click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds for all of it."),
+        click.option(
+            "--timeout",
+            type=float,
+            default=30.0,
+            show_default=True,
+            help="Seconds until it gives up: finding a replica, its evidence, and the answer.",
+        ),
         click.option("--server-name", help="TLS server name (SNI) by which the gateway routes."),
         click.option("--policy", type=FILE, help="What enclaves to accept."),
         click.option(
