@@ -133,6 +133,7 @@ def test_another_key_is_refused_also_under_the_right_name() -> None:
         encode_public_key(ec.generate_private_key(ec.SECP384R1()).public_key()),
         ed25519.Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
     ],
+    ids=["empty", "an integer", "P-384", "Ed25519"],
 )
 def test_what_is_no_key_on_p256_verifies_nothing(public: bytes) -> None:
     protected = cbor2.dumps({1: -7, 4: key_id(public)}, canonical=True)

@@ -172,6 +172,7 @@ def test_a_gzip_body_is_read(served):
         (b"{}", "br", 415),
         (b"{}", "gzip, gzip", 415),
     ],
+    ids=["not gzip", "cut", "too large", "another", "twice"],
 )
 def test_an_encoding_is_no_way_around_the_limits(rest, echo, body, encoding, status):
     core = ModelServer()
