@@ -37,6 +37,10 @@ def test_name_and_model_are_enough(tmp_path: Path) -> None:
     assert deployment.model.mount_path == "/models/classifier"
 
 
+def test_trust_domains_are_described_like_simulated_enclaves(tmp_path: Path) -> None:
+    assert load_deployment(_write(tmp_path, SMALLEST | {"tee": "tdx"})).tee == "tdx"
+
+
 def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     deployment = load_deployment(_write(tmp_path, SMALLEST))

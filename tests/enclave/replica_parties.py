@@ -109,6 +109,7 @@ class Place:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.platform_options: tuple[str, ...] = ("--platform", str(directory / "platform"))
         self.sealed = directory / "sealed"
         (directory / "work").mkdir(parents=True)
         create_simulated_platform(directory / "platform")
@@ -205,7 +206,7 @@ class Place:
             *("--broker-ca", str(self.directory / "ca.pem")),
             *("--deployment", "d"),
             *("--sealed", str(sealed or self.sealed)),
-            *("--platform", str(self.directory / "platform")),
+            *self.platform_options,
             *("--server-name", "replica.sealserve.internal"),
             *("--broker-timeout", "1"),
             *("--stop-grace", "1"),

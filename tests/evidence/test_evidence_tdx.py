@@ -158,6 +158,14 @@ def test_a_policy_with_the_firmware_alone_is_loaded_with_a_warning(
     assert policy.appraise(domain.quote, report_data=domain.report_data)
 
 
+def test_a_policy_that_leaves_the_settings_to_the_host_is_loaded_with_a_warning(
+    domain: Domain, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "sealserve"):
+        domain.policy({name: value for name, value in domain.values.items() if name != "rtmr3"})
+    assert caplog.messages == ["policy-pins-no-settings"]
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [

@@ -10,8 +10,10 @@ from small_model import write_doubling_model
 from sealserve.addresses import Address
 from sealserve.broker.settings import BrokerSettings
 from sealserve.deploy import Deployment
-from sealserve.errors import KeyFileError, ModelError
+from sealserve.errors import ConfigurationError, KeyFileError, ModelError, SealserveError
 from sealserve.evidence import AppraisalPolicy
+from sealserve.evidence.errors import AttestationUnavailableError
+from sealserve.local import prepare
 from sealserve.local.layout import Layout
 from sealserve.local.ownership import MARKER, claim
 from sealserve.local.prepare import (
@@ -49,6 +51,27 @@ def _prepare(deployment: Deployment, layout: Layout) -> PreparedModel:
     model = prepare_model(deployment, layout)
     prepare_policies(deployment, layout, model, broker=BROKER)
     return model
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [(AttestationUnavailableError, "tee: simulated"), (ConfigurationError, "sealserve replica --tee tdx")],
+    ids=["elsewhere", "in a guest"],
+)
+def test_a_cluster_of_trust_domains_is_not_run_on_one_machine(
+    deployment: Deployment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[SealserveError],
+    hint: str,
+) -> None:
+    device = tmp_path / "tdx_guest"
+    if error is ConfigurationError:
+        device.touch()
+    monkeypatch.setattr(prepare, "TDX_GUEST", device)
+    with pytest.raises(error, match="TDX guest") as caught:
+        check_machine(deployment.model_copy(update={"tee": "tdx"}))
+    assert hint in (caught.value.hint or "")
 
 
 def test_the_sealed_model_opens_under_the_key_and_the_digest_that_the_broker_grants(

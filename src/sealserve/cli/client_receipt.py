@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from sealserve.cli.client_options import FILE, endpoint, quiet
-from sealserve.cli.evidence import read_time
+from sealserve.cli.evidence_options import read_time
 
 
 @click.command("verify receipt")

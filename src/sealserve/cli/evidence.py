@@ -5,39 +5,14 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from sealserve.cli.evidence_options import COLLATERAL_HELP, read_collateral, read_report_data, read_time
+from sealserve.cli.evidence_trust_domain import quote, trust_domain
 from sealserve.cli.failures import say
 
-if TYPE_CHECKING:
-    from sealserve.evidence.policy import CollateralSettings
-
 _FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-def read_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
-    """An option's time as seconds since 1970."""
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no time like 2025-06-19T12:00:00") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _report_data(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:
-    if value is None:
-        return None
-    try:
-        data = bytes.fromhex(value)
-    except ValueError as error:
-        raise click.BadParameter("is not hexadecimal") from error
-    if len(data) != 64:
-        raise click.BadParameter(f"must be 64 bytes (128 hexadecimal digits), and this is {len(data)} bytes")
-    return data
 
 
 @click.group()
@@ -85,7 +60,9 @@ def show(file: Path, *, as_json: bool) -> None:
     callback=read_time,
     help="Judge at this time (UTC if it has no zone) instead of now.",
 )
-@click.option("--report-data", metavar="HEX", callback=_report_data, help="The 64 bytes that the quote must be over.")
+@click.option(
+    "--report-data", metavar="HEX", callback=read_report_data, help="The 64 bytes that the quote must be over."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def verify(
@@ -142,7 +119,7 @@ def verify(
     "--collateral",
     default="intel",
     show_default=True,
-    help="Where the policy takes collateral from: intel, azure, alibaba:REGION, a URL, or a file.",
+    help=COLLATERAL_HELP,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def import_ra_config(file: Path, *, output: Path, collateral: str, as_json: bool) -> None:
@@ -156,7 +133,7 @@ def import_ra_config(file: Path, *, output: Path, collateral: str, as_json: bool
 
     if output.exists():
         raise InputError(f"{output} exists", hint="Name another file, or remove it first.")
-    imported = import_it(read_file(file, limit=1 << 20), collateral=_collateral(collateral), name=str(file))
+    imported = import_it(read_file(file, limit=1 << 20), collateral=read_collateral(collateral), name=str(file))
     write_atomically(output, imported.document.to_yaml())
     if as_json:
         told = {"policy": str(output), "warnings": imported.warnings, "remarks": imported.remarks}
@@ -170,20 +147,6 @@ def import_ra_config(file: Path, *, output: Path, collateral: str, as_json: bool
     click.echo(f"{output}: {count} enclave{'' if count == 1 else 's'}; read it before you use it")
 
 
-def _collateral(text: str) -> CollateralSettings:
-    from pydantic import ValidationError
-
-    from sealserve.errors import InputError
-    from sealserve.evidence.policy import CollateralSettings
-
-    named = text in {"intel", "azure"} or text.startswith("alibaba:") or "://" in text
-    try:
-        return CollateralSettings.model_validate({"service": text} if named else text)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)[0]
-        raise InputError(f"--collateral: {found.get('ctx', {}).get('error', found['msg'])}") from None
-
-
 def _quiet() -> None:
     """What the logs would say of insecure policies and refusals, the report says itself."""
     import logging
@@ -191,3 +154,7 @@ def _quiet() -> None:
     from sealserve.logs import configure
 
     configure(json_lines=False, level=logging.ERROR)
+
+
+evidence.add_command(quote)
+evidence.add_command(trust_domain)

@@ -215,7 +215,7 @@ async def _check(client: object, timeout: float) -> None:  # noqa: ASYNC109
         click.secho(f"no replica answers yet: {error.message}", fg="yellow", err=True)
         return
     simulated = ", SIMULATED - NO PROTECTION" if verified.evidence.simulated else ""
-    click.echo(f"checked {verified.name}: MRENCLAVE {verified.evidence.mrenclave.hex()[:16]}…{simulated}", err=True)
+    click.echo(f"checked {verified.name}: {verified.evidence.short_identity}{simulated}", err=True)
 
 
 def _tell(sides: list[_Side], *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -22,8 +23,16 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--deployment", required=True, help="Name under which to ask for keys. Measured.")
 @click.option("--sealed", required=True, type=EXISTING_DIRECTORY, help="Directory of the sealed model.")
-@click.option("--tee", type=click.Choice(["simulated"]), default="simulated", show_default=True)
-@click.option("--platform", required=True, type=EXISTING_DIRECTORY, help="Directory of the simulated SGX platform.")
+@click.option(
+    "--tee",
+    type=click.Choice(["simulated", "tdx"]),
+    default="simulated",
+    show_default=True,
+    help="What this replica runs in. tdx: the TDX guest that this machine is.",
+)
+@click.option(
+    "--platform", type=EXISTING_DIRECTORY, help="Directory of the simulated SGX platform, for --tee simulated."
+)
 @click.option("--server-name", required=True, help="DNS name in the certificate, by which the gateway routes.")
 @click.option("--broker-timeout", default=30.0, show_default=True, help="Seconds to keep trying to reach a broker.")
 @click.option("--stop-grace", default=10.0, show_default=True, help="Seconds for requests in flight after SIGTERM.")
@@ -37,8 +46,8 @@ def replica(
     broker_ca: Path,
     deployment: str,
     sealed: Path,
-    tee: str,  # noqa: ARG001 - only one value exists today; named so that scripts say what they mean
-    platform: Path,
+    tee: Literal["simulated", "tdx"],
+    platform: Path | None,
     server_name: str,
     broker_timeout: float,
     stop_grace: float,
@@ -63,5 +72,6 @@ def replica(
             broker_timeout=broker_timeout,
             stop_grace=stop_grace,
             rest_listen=rest_listen,
+            tee=tee,
         )
     )

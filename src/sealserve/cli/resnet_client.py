@@ -123,7 +123,7 @@ async def _run(
         if isinstance(client, AsyncClient):
             verified = await client.verify(timeout=timeout)
             simulated = ", SIMULATED - NO PROTECTION" if verified.evidence.simulated else ""
-            click.echo(f"checked {verified.name}: MRENCLAVE {verified.evidence.mrenclave.hex()[:16]}…{simulated}")
+            click.echo(f"checked {verified.name}: {verified.evidence.short_identity}{simulated}")
             model = where.model or only_model({served.name for served in verified.claims.models})
         signature = (await client.metadata(model, timeout=timeout)).signature("serving_default")
         batch = tally.batch

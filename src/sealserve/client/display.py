@@ -18,6 +18,7 @@ from sealserve.client.receipt_report import ReceiptReport
 from sealserve.client.report import Check, Report
 from sealserve.client.status import printable
 from sealserve.errors import SealserveError
+from sealserve.evidence import TrustDomain
 
 SIMULATED = "SIMULATED - NO PROTECTION"
 
@@ -41,6 +42,8 @@ def show_report(console: Console, report: Report) -> None:
         console.print(_simulated_banner())
     console.print()
     _show_checks(console, report.checks)
+    if report.evidence is not None and report.evidence.trust_domain is not None:
+        _show_trust_domain(console, report.evidence.trust_domain)
     _show_outcome(console, report)
 
 
@@ -87,6 +90,14 @@ def _show_checks(console: Console, checks: Sequence[Check]) -> None:
     console.print()
 
 
+def _show_trust_domain(console: Console, domain: TrustDomain) -> None:
+    """The registers, whole: the policy may judge some of them only."""
+    console.print(Text("The trust domain's measurements", "bold"))
+    for name, value in (("MRTD", domain.mrtd), *((f"RTMR{at}", value) for at, value in enumerate(domain.rtmrs))):
+        _print(console, Text(f"{name}  {value.hex()}"))
+    console.print()
+
+
 def _show_outcome(console: Console, report: Report) -> None:
     milliseconds = f"{report.seconds * 1000:.0f} ms"
     if report.accepted and report.claims is not None:
@@ -118,10 +129,8 @@ def _show_error(console: Console, error: SealserveError | None) -> None:
 def show_verified(console: Console, replica: VerifiedReplica) -> None:
     """Print in one or two lines who was checked before anything was sent."""
     evidence = replica.evidence
-    identity = evidence.mrenclave.hex()[:16]
-    console.print(
-        Text.assemble(("checked ", "green"), (replica.name, "bold"), f": MRENCLAVE {identity}…, {evidence.tcb_status}")
-    )
+    found = f": {evidence.short_identity}, {evidence.tcb_status}"
+    console.print(Text.assemble(("checked ", "green"), (replica.name, "bold"), found))
     if evidence.simulated:
         console.print(_simulated_banner())
 

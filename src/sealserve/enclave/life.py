@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from sealserve.broker.client import Grant, request_grant
 from sealserve.enclave.attestation import AttestationService
+from sealserve.enclave.attesters import create_attester
 from sealserve.enclave.granted_model import GrantedModel
 from sealserve.enclave.loaded_code import check_loaded_code
 from sealserve.enclave.loading import Storage
-from sealserve.enclave.measured import measured_settings
 from sealserve.enclave.receipts import ReceiptKey
 from sealserve.enclave.refresh import Refresher
 from sealserve.errors import SealserveError
-from sealserve.evidence import Attester, SimulatedAttester, measure_simulated_enclave
+from sealserve.evidence import Attester
 from sealserve.files import read_file
 from sealserve.logs import event, get_logger
 from sealserve.notify import notify
@@ -45,15 +45,7 @@ def live(settings: ReplicaSettings) -> None:
     """See :func:`sealserve.enclave.replica.run_replica`."""
     started = time.monotonic()
     broker_ca = read_file(settings.broker_ca)
-    enclave = measure_simulated_enclave(measured_settings(deployment=settings.deployment, broker_ca=broker_ca))
-    attester = SimulatedAttester(settings.platform, enclave)
-    event(
-        _log,
-        logging.WARNING,
-        "simulated-enclave",
-        note="SIMULATED: protects nothing",
-        mrenclave=enclave.mrenclave.hex(),
-    )
+    attester = create_attester(settings, broker_ca=broker_ca)
     asyncio.run(_Replica(settings, broker_ca, attester).run(started))
 
 

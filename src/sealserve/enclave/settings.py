@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,7 @@ class ReplicaSettings:
 
     :param listen: ``host:port`` for gRPC. :param rest_listen: the same for REST; none without it.
     :param brokers: ``host:port`` each, tried in order.
+    :param platform: the directory of the simulated platform, for ``simulated``.
     :param broker_timeout: seconds to keep trying for a grant.
     :param stop_grace: seconds that requests in flight have after SIGTERM.
     """
@@ -22,8 +24,9 @@ class ReplicaSettings:
     broker_ca: Path
     deployment: str
     sealed: Path
-    platform: Path
+    platform: Path | None
     server_name: str
     broker_timeout: float = 30.0
     stop_grace: float = 10.0
     rest_listen: str | None = None
+    tee: Literal["simulated", "tdx"] = "simulated"

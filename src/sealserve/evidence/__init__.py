@@ -1,8 +1,8 @@
 """Evidence: what an enclave can prove, and judging it.
 
-The attester's side asks a platform for quotes: :class:`GramineAttester` in an SGX enclave, :class:`SimulatedAttester`
-where there is none. The relying party's side appraises them: :class:`AppraisalPolicy` joins a trust root, collateral
-and requirements. The words are those of RATS (RFC 9334).
+The attester's side asks a platform for quotes: :class:`GramineAttester` in an SGX enclave, :class:`TsmAttester` in a
+TDX guest, :class:`SimulatedAttester` where there is neither. The relying party's side appraises them:
+:class:`AppraisalPolicy` joins a trust root, collateral and requirements. The words are those of RATS (RFC 9334).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sealserve.evidence.simulated import (
     ensure_simulated_platform,
     refresh_collateral,
 )
+from sealserve.evidence.tsm import TsmAttester
 from sealserve.evidence.verified import TrustDomain, VerifiedEvidence
 from sealserve.evidence.verifier import Verifier
 
@@ -68,6 +69,7 @@ __all__ = [
     "Step",
     "TrustDomain",
     "TrustRoot",
+    "TsmAttester",
     "VerifiedEvidence",
     "Verifier",
     "create_simulated_platform",

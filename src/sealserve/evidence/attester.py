@@ -15,10 +15,10 @@ _REPORT_DATA = slice(368, 432)  # of an SGX quote of version 3: after 48 bytes o
 
 
 class Attester(Protocol):
-    """Something that can have this enclave quoted."""
+    """Something that can have this enclave, or trust domain, quoted."""
 
     @property
-    def tee(self) -> Literal["sgx", "simulated"]:
+    def tee(self) -> Literal["sgx", "tdx", "simulated"]:
         """The kind of platform that the quotes come from."""
         ...
 

@@ -67,6 +67,13 @@ class VerifiedEvidence:
     own_root: bool = False
     root_fingerprint: bytes = b""
 
+    @property
+    def short_identity(self) -> str:
+        """What was measured, in a few words for people: the name of the measurement and how it begins."""
+        if self.trust_domain is not None:
+            return f"MRTD {self.trust_domain.mrtd.hex()[:16]}…"
+        return f"MRENCLAVE {self.mrenclave.hex()[:16]}…"
+
     def as_dict(self) -> dict[str, Any]:
         """A JSON-ready form: bytes in hex, times in RFC 3339. The keys are the names of the fields."""
         out = {name: _plain(value) for name, value in vars(self).items() if name != "trust_domain"}

@@ -22,8 +22,10 @@ from sealserve.broker.settings import BrokerSettings
 from sealserve.broker.store import GrantDocument, StoredPolicy
 from sealserve.deploy import Deployment
 from sealserve.enclave.measured import measured_settings
-from sealserve.errors import InputError, ModelError, SealError, TrustError
+from sealserve.errors import ConfigurationError, InputError, ModelError, SealError, SealserveError, TrustError
 from sealserve.evidence import SimulatedEnclave, ensure_simulated_platform, measure_simulated_enclave
+from sealserve.evidence.errors import AttestationUnavailableError
+from sealserve.evidence.tsm import TDX_GUEST
 from sealserve.files import PRIVATE, explain_os_error, read_file, write_atomically
 from sealserve.gateway import Nginx, find_nginx, require_usable_path
 from sealserve.local.certificates import ensure_authority, ensure_server_certificate
@@ -123,9 +125,12 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address, Addr
 
     :returns: nginx, and the addresses of broker, gateway and REST, if there is any, with their ports settled.
     :raises ModelError: there is no model. :raises MachineError: there is no nginx, or a port is taken.
-    :raises ConfigurationError: nginx cannot take the working directory's path, or batching cannot be as it is asked
-        for.
+    :raises AttestationUnavailableError: the deployment is for TDX guests, and this machine is none.
+    :raises ConfigurationError: it is for TDX guests, and this is one; nginx cannot take the working directory's path,
+        or batching cannot be as it is asked for.
     """
+    if deployment.tee == "tdx":
+        raise _no_place_for_trust_domains()
     require_usable_path(Layout(deployment.state.absolute()).nginx)
     if not deployment.model.path.exists():
         fetch = shlex.join(["sealserve", "model", "fetch", "efficientnet-lite0", "--to", str(deployment.model.path)])
@@ -140,6 +145,19 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address, Addr
     gateway = require_free(deployment.gateway.listen, setting="gateway.listen")
     rest = deployment.gateway.rest_listen
     return nginx, broker, gateway, None if rest is None else require_free(rest, setting="gateway.rest_listen")
+
+
+def _no_place_for_trust_domains() -> SealserveError:
+    if not TDX_GUEST.exists():
+        return AttestationUnavailableError(
+            f"tee: tdx runs in TDX guests, and this machine is none: it has no {TDX_GUEST}",
+            hint="docs/tdx.md shows how guests start their replicas and what runs outside. `tee: simulated` runs here.",
+        )
+    return ConfigurationError(
+        "`sealserve up` runs key broker, gateway and replicas together, and of these only a replica belongs into a "
+        "TDX guest",
+        hint="Start `sealserve replica --tee tdx` in this guest, and broker and gateway outside, as docs/tdx.md shows.",
+    )
 
 
 def read_batching(deployment: Deployment) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sealserve.evidence.policy.appraisal_policy import AppraisalPolicy
 from sealserve.evidence.policy.collateral_settings import CollateralSettings
 from sealserve.evidence.policy.document import EnclaveReference, PolicyDocument, TrustDomainSettings
+from sealserve.evidence.policy.recorded import trust_domain_policy
 from sealserve.evidence.policy.requirements import (
     AllOf,
     AnyOf,
@@ -32,4 +33,5 @@ __all__ = [
     "TcbCurrent",
     "TrustDomainReference",
     "TrustDomainSettings",
+    "trust_domain_policy",
 ]

@@ -124,6 +124,8 @@ class AppraisalPolicy:
         domains = [_trust_domain(reference) for reference in document.trust_domains]
         if not all(domain.pins_software for domain in domains):
             event(_log, logging.WARNING, "policy-pins-firmware-only", policy=name, missing="rtmr1 and rtmr2")
+        elif not all(domain.pins_settings for domain in domains):
+            event(_log, logging.WARNING, "policy-pins-no-settings", policy=name, missing="rtmr3")
         if document.collateral.insecure_allow_http:
             event(_log, logging.WARNING, "insecure-policy-loaded", policy=name, accepts="collateral over plain http")
         return cls(

@@ -67,6 +67,11 @@ class TrustDomainReference:
         """Whether more is pinned than the firmware, which starts whatever it is given."""
         return self.rtmrs[1] is not None and self.rtmrs[2] is not None
 
+    @property
+    def pins_settings(self) -> bool:
+        """Whether RTMR 3 is pinned, where a replica's settings are."""
+        return self.rtmrs[3] is not None
+
     def _demands(self) -> Iterator[tuple[str, bytes, int]]:
         """Name, value and size of what is judged."""
         size = TD_MEASUREMENT_SIZE
