@@ -40,6 +40,8 @@ COMMANDS = {
     "broker": ("sealserve.cli.broker", "broker"),
     "replica": ("sealserve.cli.replica", "replica"),
     "serve": ("sealserve.cli.serve", "serve"),
+    "cloud": ("sealserve.cli.cloud", "cloud"),
+    "doctor": ("sealserve.cli.doctor", "doctor"),
 }
 
 

@@ -17,7 +17,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, m
 
 from sealserve.addresses import Address, is_dns_name, parse_address
 from sealserve.configuration import SettingError, Settings, load_yaml
-from sealserve.errors import InputError
+from sealserve.deploy.clouds import load_profile
+from sealserve.errors import ConfigurationError, InputError
 
 FILE_NAME = "deployment.yaml"
 
@@ -186,6 +187,12 @@ class Deployment(Settings):
         "It shows every step and protects nothing from this machine. tdx: TDX guests, each of which starts its replica "
         "by itself (docs/tdx.md).",
     )
+    cloud: str | None = Field(
+        default=None,
+        description="The kind of machine that replicas run on, as `sealserve cloud list` has it, with the region where "
+        "addresses depend on it. Images, setup and `sealserve doctor` take addresses and sizes from it.",
+        examples=["alibaba-g7t:cn-hangzhou"],
+    )
     tls: TlsSection = Field(default=TlsSection(), description="TLS between clients and replicas.")
     replicas: ReplicasSection = Field(default=ReplicasSection(), description="The model servers.")
     broker: BrokerSection = Field(
@@ -216,6 +223,16 @@ class Deployment(Settings):
     def _tee_works(cls, value: Any) -> Any:
         if value == "sgx":
             raise ValueError("sgx is not available in this version; simulated and tdx are")
+        return value
+
+    @field_validator("cloud")
+    @classmethod
+    def _cloud_is_known(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                load_profile(value).require_region()
+            except ConfigurationError as error:
+                raise ValueError(f"{error.message}. {error.hint}") from None
         return value
 
     @model_validator(mode="after")
