@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sealserve.cli.model import model as model_command
 from sealserve.errors import InputError, ModelError
-from sealserve.models.catalogue import fetch_model
 from sealserve.models.description import describe_model
+from sealserve.models.fetching import fetch_model
 from sealserve.models.graph import GraphBuilder, TensorInGraph, type_attribute
 from sealserve.models.saved_model import find_versions, read_saved_model
 from sealserve.models.writing import write_saved_model

@@ -12,10 +12,11 @@ _EVERY = 0.1
 
 
 @contextlib.contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback for bytes done and all bytes, which draws on standard error.
+def progress_bar(label: str, *, worth_showing: int = _WORTH_SHOWING) -> Iterator[Callable[[int, int], None]]:
+    """A callback for bytes done and all bytes (0 if that is not known), which draws on standard error.
 
-    It draws nothing in a pipe, nor for less than 64 MiB. It starts no thread: work that forks may go on beside it.
+    It draws nothing in a pipe, nor for less than ``worth_showing`` bytes. It starts no thread: work that forks may go
+    on beside it.
     """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
@@ -32,13 +33,13 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     def report(done: int, total: int) -> None:
         nonlocal shown, drawn
         now = time.monotonic()
-        if total < _WORTH_SHOWING or now - drawn < _EVERY:
+        if total < worth_showing or now - drawn < _EVERY:
             return
         if not shown:
             bar.start()
             shown = True
         drawn = now
-        bar.update(task, completed=done, total=total)
+        bar.update(task, completed=done, total=total or None)
         bar.refresh()
 
     try:

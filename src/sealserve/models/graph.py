@@ -41,7 +41,7 @@ class TensorInGraph:
 
     def info(self) -> TensorInfo:
         """The tensor as a signature names it."""
-        return TensorInfo(name=self.name, dtype=_data_type(self.data_type), tensor_shape=_shape(self.shape))
+        return TensorInfo(name=self.name, dtype=_data_type(self.data_type), tensor_shape=shape_message(self.shape))
 
 
 class GraphBuilder:
@@ -53,7 +53,9 @@ class GraphBuilder:
 
     def placeholder(self, name: str, data_type: int, shape: Sequence[int]) -> str:
         """An input; -1 stands for an unknown dimension."""
-        return self.node("Placeholder", name, [], dtype=type_attribute(data_type), shape=AttrValue(shape=_shape(shape)))
+        return self.node(
+            "Placeholder", name, [], dtype=type_attribute(data_type), shape=AttrValue(shape=shape_message(shape))
+        )
 
     def constant(self, name: str, value: np.ndarray[Any, Any]) -> str:
         """A constant that holds ``value``."""
@@ -96,6 +98,13 @@ def type_attribute(data_type: int) -> AttrValue:
     return AttrValue(type=_data_type(data_type))
 
 
+def shape_message(sizes: Sequence[int] | None) -> TensorShapeProto:
+    """A shape as TensorFlow writes it; -1 stands for an unknown dimension, None for an unknown rank."""
+    if sizes is None:
+        return TensorShapeProto(unknown_rank=True)
+    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
+
+
 def _attribute(value: Attribute) -> AttrValue:
     match value:
         case AttrValue():
@@ -110,10 +119,6 @@ def _attribute(value: Attribute) -> AttrValue:
             return AttrValue(s=value.encode())
         case _:
             return AttrValue(list=AttrValue.ListValue(i=value))
-
-
-def _shape(sizes: Sequence[int]) -> TensorShapeProto:
-    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
 
 
 def _data_type(number: int) -> DataType:

@@ -22,8 +22,8 @@ from sealserve.wire.tensors import shape_of, type_name
 SAVED_MODEL_FILE = "saved_model.pb"
 DEFAULT_SIGNATURE = "serving_default"
 
-# Operations whose values a SavedModel keeps in variables/.
-_VARIABLES = {"VarHandleOp", "VariableV2", "Variable"}
+VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
+"""Operations whose values a SavedModel keeps in ``variables/``."""
 
 # TensorFlow keeps the model's initializer among the signatures, under names that callers cannot use.
 _RESERVED = "__saved_model_"
@@ -127,7 +127,7 @@ def read_saved_model(directory: Path) -> SavedModelContent:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise _no_saved_model(directory) from None
+        raise no_saved_model(directory) from None
     except OSError as error:
         raise explain_os_error(error, path, "read") from error
     return SavedModelContent(directory, *parse_saved_model(data, str(directory)))
@@ -139,7 +139,7 @@ def require_variables(content: SavedModelContent) -> None:
     :raises ModelError: the graph has variables, and they are missing.
     """
     index = content.path / "variables" / "variables.index"
-    if _VARIABLES & content.operations().keys() and not index.is_file():
+    if VARIABLES & content.operations().keys() and not index.is_file():
         raise ModelError(
             f"the model in {content.path} has variables, and their values are missing: there is no {index}",
             hint="Copy the whole directory of the version: variables/ belongs to it as well as saved_model.pb.",
@@ -159,6 +159,11 @@ def parse_saved_model(data: bytes, place: str) -> tuple[MetaGraphDef, Mapping[st
             f"{SAVED_MODEL_FILE} in {place} is no SavedModel: it cannot be parsed",
             hint="The file may be cut short, or be another format: export the model as a SavedModel again.",
         ) from error
+    return interpret_saved_model(message, place)
+
+
+def interpret_saved_model(message: SavedModel, place: str) -> tuple[MetaGraphDef, Mapping[str, Signature]]:
+    """As :func:`parse_saved_model`, of a message that is parsed."""
     if not message.meta_graphs:
         raise ModelError(
             f"{SAVED_MODEL_FILE} in {place} is no SavedModel: it has no graph",
@@ -178,7 +183,8 @@ def parse_saved_model(data: bytes, place: str) -> tuple[MetaGraphDef, Mapping[st
     return meta_graph, signatures
 
 
-def _no_saved_model(directory: Path) -> ModelError:
+def no_saved_model(directory: Path) -> ModelError:
+    """The error of a directory without ``saved_model.pb``; its hint goes by what is there instead."""
     text = f"{directory} is no SavedModel: it has no {SAVED_MODEL_FILE}"
     if (directory / "saved_model.pbtxt").exists():
         return ModelError(text, hint="The model is saved as text (saved_model.pbtxt): save it in binary form.")

@@ -173,6 +173,11 @@ def open_sealed_model(directory: Path, key: Secret, *, mount: str, expected_dige
     return model
 
 
+def is_sealed(directory: Path) -> bool:
+    """Whether something at ``directory`` looks like a sealed model, complete or not."""
+    return any(os.path.lexists(directory / name) for name in (LIST_NAME, INCOMPLETE_NAME))
+
+
 def embedded_mount(directory: Path, key: Secret) -> str:
     """The mount path for which a model was sealed, as the embedded path of its list says. It is authentic.
 

@@ -12,6 +12,7 @@ import openvino
 
 from sealserve.errors import ModelError
 from sealserve.logs import event, get_logger
+from sealserve.models.onnx_file import ONNX_FILE
 from sealserve.models.saved_model import DEFAULT_SIGNATURE, SAVED_MODEL_FILE, Signature
 from sealserve.serving.engine import LoadedModel
 from sealserve.serving.frozen_graph import FrozenGraph, freeze
@@ -21,7 +22,7 @@ from sealserve.serving.openvino_errors import USE_TENSORFLOW, explain_conversion
 from sealserve.serving.openvino_graph import is_light, read_graph
 from sealserve.serving.openvino_limits import narrowed
 from sealserve.serving.openvino_model import CompiledSignature, OpenVinoModel, Requests, require_same_type
-from sealserve.serving.openvino_onnx import ONNX_FILE, read_onnx
+from sealserve.serving.openvino_onnx import read_onnx
 from sealserve.serving.same_graph import Descriptions
 from sealserve.serving.saved_model_files import definitions, parse, read
 from sealserve.serving.weights import Weights

@@ -19,12 +19,12 @@ from openvino.frontend import (
 )
 
 from sealserve.errors import ModelError
+from sealserve.models.onnx_file import ONNX_FILE
 from sealserve.models.saved_model import Signature, TensorSpec
 from sealserve.serving.model_files import ModelFiles, path_of
 from sealserve.wire.tensorflow_pb2 import SignatureDef, TensorInfo, TensorShapeProto
 from sealserve.wire.tensors import TensorError, tensor_type
 
-ONNX_FILE = "model.onnx"
 _FAILURES = (GeneralFailure, InitializationFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure)
 _METHOD = "tensorflow/serving/predict"
 

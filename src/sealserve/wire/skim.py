@@ -64,14 +64,22 @@ class _Field:
     item_size: int = 0
 
 
-def skim(data: bytes, message_type: type[Message], *, max_bytes: int) -> int:
+def skim(
+    data: bytes,
+    message_type: type[Message],
+    *,
+    max_bytes: int,
+    max_fields: int = MAX_FIELDS,
+    max_entries: int = MAX_ENTRIES,
+) -> int:
     """Look through a serialized message.
 
     :param max_bytes: what the bytes of the message and its packed lists of numbers may take.
+    :param max_fields: how many fields it may have; :param max_entries: and entries of maps.
     :returns: how many bytes it takes at most, with its fields.
     :raises SkimError: it is above a bound. :raises DecodeError: it is malformed, or has groups (which proto3 has not).
     """
-    count = _Count(len(data), max_bytes)
+    count = _Count(len(data), max_bytes, max_fields, max_entries)
     at, end, known = 0, len(data), _fields(message_type.DESCRIPTOR)
     around: list[tuple[int, dict[int, _Field]]] = []  # the messages around this one
     while at < end or around:
@@ -104,21 +112,22 @@ def skim(data: bytes, message_type: type[Message], *, max_bytes: int) -> int:
 class _Count:
     """What a message takes. :raises SkimError: with each method, it is too much."""
 
-    def __init__(self, taken: int, max_bytes: int) -> None:
+    def __init__(self, taken: int, max_bytes: int, max_fields: int, max_entries: int) -> None:
         self.taken = taken
         self._left = max_bytes - taken
+        self._max_fields, self._max_entries = max_fields, max_entries
         self._fields = self._entries = 0
 
     def field(self) -> None:
         self._fields += 1
         self.taken += _FIELD_BYTES
-        if self._fields > MAX_FIELDS:
-            raise SkimError(f"the message has more than {MAX_FIELDS} fields")
+        if self._fields > self._max_fields:
+            raise SkimError(f"the message has more than {self._max_fields} fields")
 
     def entries(self, number: int) -> None:
         self._entries += number
-        if self._entries > MAX_ENTRIES:
-            raise SkimError(f"the message has more than {MAX_ENTRIES} entries of maps")
+        if self._entries > self._max_entries:
+            raise SkimError(f"the message has more than {self._max_entries} entries of maps")
 
     def bytes(self, number: int) -> None:
         self.taken += number
