@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,27 @@ def test_an_earlier_state_put_back_is_found_out(place: Place, tmp_path: Path) ->
         assert list(store.load().grants) == ["digits"]
         with pytest.raises(StoreTamperedError, match="audit log records changes up to"):
             store.check()
+
+
+@pytest.mark.parametrize("read", [Store.load, Store.mark], ids=["load", "mark"])
+def test_a_reader_whom_other_threads_overtake_sees_no_earlier_copy(
+    place: Place, monkeypatch: pytest.MonkeyPatch, read: Callable[[Store], object]
+) -> None:
+    with place.store() as store:
+        reading = store._database.reading
+
+        @contextlib.contextmanager
+        def overtaken() -> Iterator[Any]:
+            with reading() as connection:
+                yield connection
+            monkeypatch.undo()
+            BrokerAdministration(store, actor="another thread").rotate_key("wrap")
+            store.append_audit([{"event": "decision"}])
+
+        monkeypatch.setattr(store._database, "reading", overtaken)
+        read(store)
+        store.append_audit([{"event": "decision"}])
+        assert ("wrap", 4) in store.load().keys
 
 
 def test_a_damaged_file_is_a_clear_error(place: Place) -> None:

@@ -93,7 +93,10 @@ def stream(path: bytes, *, streams: int = 1, end: bool = True) -> bytes:
 
 def as_stranger(program: str, *arguments: str) -> str:
     """What a program of another user prints."""
-    become = f"import os, socket, sys, time; os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})\n"
+    # The codec is for a host's name, and may lie where the other user cannot read.
+    become = f"""import encodings.idna, os, socket, sys, time
+os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})
+"""
     command = [sys.executable, "-c", become + program, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
 
@@ -140,7 +143,7 @@ def test_a_stranger_is_no_stranger_where_any_user_may_come(running):
 @as_root
 def test_a_process_of_another_user_is_known_and_the_socket_file_denies_it(tmp_path):
     program = "s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); print(1, flush=True); sys.stdin.read(1)"
-    become = f"import os, socket, sys; os.setgid({STRANGER}); os.setuid({STRANGER})\n"
+    become = f"import encodings.idna, os, socket, sys; os.setgid({STRANGER}); os.setuid({STRANGER})\n"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         other = subprocess.Popen(

@@ -286,7 +286,7 @@ def test_both_ways_of_saying_a_length_are_refused_whatever_the_parser_says():
 def test_a_stranger_is_closed_unread(replica, running, policy):
     made = running(replica.target, policy)
     program = (
-        f"import os, socket; os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})\n"
+        f"import encodings.idna, os, socket; os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})\n"
         f"s = socket.create_connection(('127.0.0.1', {made.port})); s.settimeout(10)\n"
         "try:\n s.sendall(b'GET /readyz HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n'); print(s.recv(100))\n"
         "except ConnectionError: print(b'')\n"

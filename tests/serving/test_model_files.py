@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ def open_memory_files():
         except FileNotFoundError:  # the descriptor of this very listing
             continue
     return [link for link in links if f"memfd:{PREFIX}" in link]
+
+
+@pytest.fixture
+def memory_files():
+    """Those that were opened in the test: models of other tests may still have theirs."""
+    before = Counter(open_memory_files())
+    return lambda: list((Counter(open_memory_files()) - before).elements())
 
 
 def fill(files, **contents):
@@ -55,12 +63,12 @@ def test_no_name_in_a_file_system_leads_to_them():
         assert status.st_nlink == 0
 
 
-def test_closing_frees_the_memory():
+def test_closing_frees_the_memory(memory_files):
     files = MemoryFiles()
     fill(files, a=MARKER, b=MARKER)
-    assert len(open_memory_files()) == 2
+    assert len(memory_files()) == 2
     files.close()
-    assert open_memory_files() == []
+    assert memory_files() == []
     files.close()
 
 
@@ -79,21 +87,21 @@ def test_a_file_cannot_be_changed_once_it_is_there():
         assert files["a"].read() == MARKER
 
 
-def test_a_file_that_was_not_finished_does_not_appear():
+def test_a_file_that_was_not_finished_does_not_appear(memory_files):
     with MemoryFiles() as files:
         with pytest.raises(RuntimeError, match="wrong seal"), files.add("a") as file:  # noqa: PT012
             file.write(MARKER)
             raise RuntimeError("wrong seal")
         assert not files
-        assert open_memory_files() == []
+        assert memory_files() == []
         fill(files, a=MARKER)
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../a", "a/../b", "a//b", "./a", "a/", "a\0b"])
-def test_a_name_that_leaves_the_model_is_refused(name):
+def test_a_name_that_leaves_the_model_is_refused(name, memory_files):
     with MemoryFiles() as files, pytest.raises(InputError), files.add(name):
         pass
-    assert open_memory_files() == []
+    assert memory_files() == []
 
 
 def test_a_name_is_given_once():

@@ -89,9 +89,10 @@ class Store:
 
         :raises StoreTamperedError: the store is at an earlier revision than it was.
         """
+        seen = self._seen()
         with self._database.reading() as connection:
             row = _row(connection)
-        self._never_backwards(revision=row.revision)
+        self._never_backwards(seen, revision=row.revision)
         return row.revision, row.state_mac
 
     def load(self) -> StoreState:
@@ -99,10 +100,11 @@ class Store:
 
         :raises StoreTamperedError: somebody without the master key changed it, or put an earlier state back.
         """
+        seen = self._seen()
         with self._database.reading() as connection:
             row = _row(connection)
             state = read_state(connection, self._fitting_cipher(row), row)
-        self._never_backwards(revision=state.revision)
+        self._never_backwards(seen, revision=state.revision)
         return state
 
     def value(self, key: KeyVersion) -> Secret:
@@ -120,6 +122,7 @@ class Store:
 
         :param actor: who changes, for the audit chain.
         """
+        seen = self._seen()
         with self._database.writing() as connection:
             row = _row(connection, lock=True)
             cipher = self._fitting_cipher(row)
@@ -132,7 +135,7 @@ class Store:
             else:
                 connection.rollback()
         if change.records:
-            self._never_backwards(revision=change.revision, sequence=ends[-1][0])
+            self._never_backwards(seen, revision=change.revision, sequence=ends[-1][0])
         if change.deletes:
             self._database.forget_deleted()
 
@@ -188,13 +191,14 @@ class Store:
         :returns: number and hash of each.
         :raises AuditUnavailableError: they are not. :raises AuditTamperedError: the chain was changed.
         """
+        seen = self._seen()
         try:
             with self._database.writing() as connection:
                 ends = audit_table.append(connection, self._signer, records, checkpoint=checkpoint)
         except StoreUnavailableError as error:
             raise AuditUnavailableError(f"the audit log cannot be written: {error.message}", hint=error.hint) from error
         if ends:
-            self._never_backwards(sequence=ends[-1][0])
+            self._never_backwards(seen, sequence=ends[-1][0])
         return ends
 
     @contextlib.contextmanager
@@ -287,10 +291,18 @@ class Store:
                 known = self._cipher = self._master_key.cipher(row.store_id, row.check_value)
             return known
 
-    def _never_backwards(self, *, revision: int = 0, sequence: int = 0) -> None:
-        """A store that this process has seen further on was put back."""
+    def _seen(self) -> tuple[int, int]:
+        """How far on this process has seen the store: revision, and number of the audit chain's last record."""
         with self._lock:
-            back = 0 < revision < self._revision or 0 < sequence < self._sequence
+            return self._revision, self._sequence
+
+    def _never_backwards(self, seen: tuple[int, int], *, revision: int = 0, sequence: int = 0) -> None:
+        """A store that this process had seen further on was put back.
+
+        :param seen: from before the transaction that found the others: meanwhile other threads may have gone on.
+        """
+        with self._lock:
+            back = 0 < revision < seen[0] or 0 < sequence < seen[1]
             self._revision = max(self._revision, revision)
             self._sequence = max(self._sequence, sequence)
         if back:
