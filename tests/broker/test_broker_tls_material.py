@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker_parties import WRAP_KEY, Issued, Place, ask, in_loop, running
+from broker_parties import WRAP_KEY, Authority, Issued, Place, ask, in_loop, running
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 from test_broker_version1 import answer, provision
@@ -26,6 +26,10 @@ from sealserve.secret import Secret
 
 def chain_of(place: Place, issued: Issued) -> str:
     return issued.certificate.public_bytes(Encoding.PEM).decode() + place.authority.pem.decode()
+
+
+def issued_once() -> str:
+    return Authority().issue("model.example.com").certificate.public_bytes(Encoding.PEM).decode()
 
 
 @pytest.fixture
@@ -69,6 +73,30 @@ def test_an_enclave_gets_certificate_and_key(
         assert secret.encode() not in path.read_bytes()
 
 
+def test_an_enclave_is_told_who_signs_its_clients_certificates(
+    place: Place, identity: TlsIdentity, issued: Issued
+) -> None:
+    async def body() -> None:
+        put(place, issued, client_authority=place.authority.pem.decode())
+        async with running(place) as broker:
+            grant = await ask(place, broker, identity)
+        assert grant.tls is not None
+        assert grant.tls.client_authority == place.authority.pem.decode()
+        assert len(place.records[-1]["tls"]["client_authority_sha256"]) == 64
+
+    in_loop(body)
+
+
+def test_a_private_key_is_imported_once(place: Place, issued: Issued) -> None:
+    with place.administration() as administration:
+        for _ in range(2):
+            assert administration.ensure_key("front", Secret(issued.key_pem), kind="tls").version == 1
+        other = place.authority.issue("model.example.com")
+        assert administration.ensure_key("front", Secret(other.key_pem), kind="tls").version == 2
+        with pytest.raises(KeyFileError):
+            administration.ensure_key("front", Secret(bytes(16)), kind="tls")
+
+
 def test_version_1_gets_its_key_alone(place: Place, identity: TlsIdentity, issued: Issued) -> None:
     async def body() -> None:
         document = {"certificate": chain_of(place, issued), "key": "front", "key_version": 1}
@@ -110,6 +138,8 @@ def test_certificate_and_key_must_fit(place: Place, issued: Issued) -> None:
 def test_what_is_no_certificate_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
         TlsDocument(certificate=text, key="front", key_version=1)
+    with pytest.raises(ValidationError):
+        TlsDocument(certificate=issued_once(), key="front", key_version=1, client_authority=text)
 
 
 @pytest.mark.parametrize("pem", [b"nothing", b"x" * 9000, bytes(16)])

@@ -21,7 +21,7 @@ import numpy as np
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from sealserve.evidence import AppraisalPolicy, SimulatedEnclave
 from sealserve.ratls import TlsIdentity, client_report_data
@@ -271,6 +271,12 @@ class Owner:
     def path(self, file: str) -> Path:
         return self.directory / file
 
+    def identity(self, *, hours_left: float = 1) -> TlsIdentity:
+        """A key and a certificate for it, as a replica is granted them."""
+        authority = load_pem_private_key(self.path("ca.key").read_bytes(), None)
+        key = ec.generate_private_key(ec.SECP256R1())
+        return TlsIdentity(key, self._certificate(self.name, key, authority, "owner", hours_left=hours_left))
+
     def credentials(self, *, two_way: bool = False) -> Credentials:
         pair = (self.path("server.key").read_bytes(), self.path("server.pem").read_bytes())
         roots = self.path("ca.pem").read_bytes() if two_way else None
@@ -288,7 +294,7 @@ class Owner:
         self.path(f"{file}.key").chmod(0o600)
         self.path(f"{file}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
 
-    def _certificate(self, name: str, key: Any, signer: Any, issuer: str) -> x509.Certificate:
+    def _certificate(self, name: str, key: Any, signer: Any, issuer: str, *, hours_left: float = 1) -> x509.Certificate:
         now = datetime.now(UTC)
         builder = (
             x509.CertificateBuilder()
@@ -296,8 +302,8 @@ class Owner:
             .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_before(now - timedelta(hours=2))
+            .not_valid_after(now + timedelta(hours=hours_left))
         )
         if name == issuer:
             builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -308,6 +314,15 @@ def where(target: str) -> tuple[str, int]:
     """Host and port of a target of either protocol."""
     host, _, port = target.removeprefix("https://").rpartition(":")
     return host, int(port)
+
+
+def asking_clients(identity: TlsIdentity, authority: Path) -> Credentials:
+    """What a server of two-way TLS shows, and whose clients it takes."""
+    pair = (bytes(identity.private_key_pem().reveal()), identity.certificate_pem())
+    context = server_context(identity, "http/1.1")
+    context.load_verify_locations(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return Credentials(grpc.ssl_server_credentials([pair], authority.read_bytes(), require_client_auth=True), context)
 
 
 def server_context(identity: TlsIdentity, *alpn: str) -> ssl.SSLContext:

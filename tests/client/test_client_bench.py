@@ -124,7 +124,7 @@ def test_the_table_fits_80_columns_also_when_answers_take_minutes(capsys, monkey
 
 def test_without_evidence_is_said(run, start_good, owner):
     replica = start_good(credentials=owner.credentials())
-    common = (replica.target, "--count", "2", "--server-name", owner.name, "--roots", str(owner.path("ca.pem")))
+    common = (replica.target, "--count", "2", "--server-name", owner.name, "--ca", str(owner.path("ca.pem")))
     result = run(*common, "--insecure-without-evidence", "--model", "classifier")
     assert result.exit_code == 0, result.output
     assert "WITHOUT EVIDENCE" in result.output

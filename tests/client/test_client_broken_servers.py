@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import struct
 
 import h2.config
 import h2.connection
+import numpy as np
 import pytest
 from client_parties import MARKER, SECRET_INPUT, Scripted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sealserve.client import Client, EvidenceMissingError, attest
+from sealserve.client import Client, EvidenceMissingError, InsecureClient, OwnerCertificates, attest
+from sealserve.client.aio import InsecureAsyncClient
 from sealserve.client.connection import Connection
 from sealserve.client.deadline import Deadline
-from sealserve.client.errors import ConnectionLostError, DeadlinePassedError, MalformedReplyError
+from sealserve.client.errors import ConnectionLostError, DeadlinePassedError, MalformedReplyError, ServerFaultError
 from sealserve.client.headers import header_block
 from sealserve.client.http2 import UnaryProtocol
 from sealserve.client.protocols import GRPC, UnaryCall
@@ -266,3 +269,70 @@ def test_the_number_of_a_tls_error_is_not_told_as_the_operating_systems():
     broken.reason = None  # type: ignore[assignment]
     assert why(broken) == "EOF occurred in violation of protocol"
     assert why(BrokenPipeError(32, "x")) == "Broken pipe"
+
+
+class Early(Scripted):
+    """Answers as soon as it hears of a request, and goes, while the request is being sent."""
+
+    async def handle(self, reader, writer):
+        self.plaintext += await reader.read(65536)
+        writer.write(self._lines)
+        await writer.drain()
+        writer.transport.abort()
+
+
+async def predict(target, certificates, name, inputs):
+    async with InsecureAsyncClient(target, certificates, server_name=name) as client:
+        await client.predict(inputs, model="classifier", timeout=10)
+
+
+@pytest.mark.parametrize("size", [100, 1 << 24])
+def test_a_server_that_answers_before_the_request_is_sent_gets_it_once(size, owner):
+    inputs = {"images": np.zeros((1, size), np.uint8)}
+    lines = answer(b"", prefix=b"", trailers=[("grpc-status", "13"), ("grpc-message", "early")])
+    # With a window for all of it, the request is still on its way when the server goes.
+    lines += frame(8, (1 << 30).to_bytes(4, "big"), stream=0) + frame(4, struct.pack(">HI", 4, 1 << 30), stream=0)
+    roots = OwnerCertificates(roots=owner.path("ca.pem"))
+    with Early(owner.identity(), lines) as server:
+        with (
+            InsecureClient(server.target, roots, server_name=owner.name) as client,
+            pytest.raises(ServerFaultError, match="early"),
+        ):
+            client.predict(inputs, model="classifier", timeout=10)
+        assert server.accepted == 1
+        with pytest.raises(ServerFaultError, match="early"):
+            asyncio.run(predict(server.target, roots, owner.name, inputs))
+        assert server.accepted == 2
+
+
+def test_an_answer_stands_if_the_server_is_gone_when_it_is_thanked_for_it():
+    class Gone(Wire):
+        def send(self, data, deadline):
+            if self.sent:
+                raise ConnectionLostError("gone")
+            super().send(data, deadline)
+
+    wire = Gone(answer())
+    connection = Connection(wire, GRPC, authority="x")  # type: ignore[arg-type]
+    reply = connection.run(UnaryCall("/a.B/C", [b"question"], 1000), Deadline(5))
+    assert bytes(reply.message) == b"answer"
+    assert wire.closed
+    assert not connection.reusable
+
+
+def test_an_answer_that_came_before_the_request_was_sent_is_read_before_the_connection_is_given_up():
+    class Gone(Wire):
+        def send(self, data, deadline):
+            raise ConnectionLostError("gone")
+
+        def poll(self):
+            return self.receive(None)
+
+    whole = answer()
+    wire = Gone(whole[:20], whole[20:])
+    connection = Connection(wire, GRPC, authority="x")  # type: ignore[arg-type]
+    reply = connection.run(UnaryCall("/a.B/C", [b"question"], 1000), Deadline(5))
+    assert bytes(reply.message) == b"answer"
+    assert wire.closed
+    with pytest.raises(ConnectionLostError):
+        Connection(Gone(whole[:-1]), GRPC, authority="x").run(UnaryCall("/a.B/C", [b"q"], 1000), Deadline(5))  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from PIL import Image
 from sealserve.cli.client import predict
 from sealserve.cli.client_options import endpoint
 from sealserve.cli.client_verify import verify
+from sealserve.client import OwnerCertificates
 from sealserve.errors import InputError, PolicyRefusedError, SealserveError, UnavailableError
 
 both_protocols = pytest.mark.parametrize("protocol", ["grpc", "rest"])
@@ -180,3 +181,37 @@ def test_a_deployment_file_fills_in_what_is_not_given(tmp_path, monkeypatch):
     assert found.policy == tmp_path / ".sealserve" / "client" / "policy.yaml"
     found = endpoint(None, "127.0.0.1:1", None, "other.example", "other")
     assert (found.target, found.server_name, found.model) == ("127.0.0.1:1", "other.example", "other")
+
+
+def test_certificates_come_from_the_deployment_and_options_go_before_them(tmp_path):
+    file, client = tmp_path / "deployment.yaml", tmp_path / ".sealserve" / "client"
+    roots, shown = client / "server-ca.pem", (client / "client.pem", client / "client-key.pem")
+    text = "name: mine\nmodel: {name: m, path: model}\ntls: {mode: MODE}\n"
+
+    def found(mode, given=None):
+        file.write_text(text.replace("MODE", mode))
+        return endpoint(file, None, None, None, None, certificates=given).certificates
+
+    assert found("attested") is None
+    assert found("one-way") == OwnerCertificates(roots)
+    assert found("two-way") == OwnerCertificates(roots, *shown)
+    other, own = tmp_path / "other.pem", (tmp_path / "own.pem", tmp_path / "own.key")
+    assert found("two-way", OwnerCertificates(other)) == OwnerCertificates(other, *shown)
+    assert found("two-way", OwnerCertificates(None, *own)) == OwnerCertificates(roots, *own)
+    assert found("attested", OwnerCertificates(other)) == OwnerCertificates(other)
+
+
+@pytest.mark.parametrize("given", [["--crt", "a"], ["--key", "a"], ["--ca", "a", "--crt", "a"]])
+@pytest.mark.parametrize("command", [verify, predict])
+def test_a_certificate_without_its_key_is_refused(command, given, run):
+    error = run(command, *given).exception
+    assert isinstance(error, InputError)
+    assert "belong together" in error.message
+
+
+def test_verify_shows_a_certificate_that_is_not_the_owners(run, replica, owner, policy_file):
+    flags = ["--policy", policy_file, "--ca", str(owner.path("ca.pem"))]
+    result = run(verify, replica.target, *flags, columns=160)
+    assert result.exit_code == 4
+    assert "FAILED  Owner's certificate" in result.output
+    assert replica.log == []

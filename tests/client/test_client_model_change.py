@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 
+import grpc
 import pytest
 from client_parties import DIGEST, SECRET_INPUT, exchange
 
-from sealserve.client import Client, ModelNotAcceptedError
+from sealserve.client import Client, ModelNotAcceptedError, ModelNotServedError, RequestRefusedError
 from sealserve.client.errors import MalformedReplyError, ModelChangedError, ModelChangingError
-from sealserve.client.judgements import _CHANGE_PAUSES
+from sealserve.client.judgements import _CHANGE_PAUSES, DOUBT_SECONDS
 from sealserve.wire import attestation_pb2, open_inference_pb2, tensorflow_serving_pb2
 from sealserve.wire.tensors import from_numpy
 
@@ -120,6 +121,44 @@ def test_a_replica_that_never_names_what_answers_gets_three_inputs_at_most(repli
         client.predict(INPUTS, model="classifier")
     assert "version 4" in caught.value.message
     assert replica.predicted == 3
+
+
+def test_errors_of_a_replica_that_exchanged_its_model_end_in_one_question(replica, listed):
+    """An error names no model, so it does not show by itself that another one answers."""
+    now = [0.0]
+    with Client(replica.target, listed(DIGEST), clock=lambda: now[0]) as client:
+
+        def fail(_, context):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "another model's words")
+
+        replica.predict = fail
+        for _ in range(3):
+            with pytest.raises(RequestRefusedError):
+                client.predict(INPUTS, model="classifier")
+        assert (replica.asked, replica.predicted) == (1, 3)
+        now[0] += DOUBT_SECONDS
+        for _ in range(3):
+            with pytest.raises(RequestRefusedError):
+                client.predict(INPUTS, model="classifier")
+        assert (replica.asked, replica.predicted) == (2, 6), "one question in that time, and the same model is accepted"
+        replica.claims = claims((4, NEW))
+        now[0] += DOUBT_SECONDS
+        with pytest.raises(RequestRefusedError):
+            client.predict(INPUTS, model="classifier")
+        for _ in range(2):
+            with pytest.raises(ModelNotAcceptedError):
+                client.predict(INPUTS, model="classifier")
+    assert replica.predicted == 7
+
+
+def test_errors_cause_no_question_where_any_model_is_accepted(replica, policy):
+    now = [0.0]
+    with Client(replica.target, policy, clock=lambda: now[0]) as client:
+        for _ in range(3):
+            with pytest.raises(ModelNotServedError):
+                client.predict(INPUTS, model="other")
+            now[0] += DOUBT_SECONDS
+    assert replica.asked == 1
 
 
 def test_evidence_that_was_asked_for_earlier_does_not_replace_newer(replica, policy, protocol):

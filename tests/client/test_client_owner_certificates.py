@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 
-import grpc
 import pytest
-from client_parties import MARKER, SECRET_INPUT, Credentials, Scripted, server_context
+from client_parties import MARKER, SECRET_INPUT, Scripted, asking_clients
 
 from sealserve.client import Client, InsecureClient, OwnerCertificates, ServerNotAcceptedError
 from sealserve.client.aio import InsecureAsyncClient
@@ -107,14 +105,7 @@ def test_evidence_does_not_make_up_for_a_certificate(replica, owner, policy):
 @both_protocols
 def test_a_client_certificate_goes_along_with_evidence(start, identities, good_attester, owner, policy):
     identity = identities[0]
-    pair = (bytes(identity.private_key_pem().reveal()), identity.certificate_pem())
-    tls = server_context(identity, "http/1.1")
-    tls.load_verify_locations(owner.path("ca.pem"))
-    tls.verify_mode = ssl.CERT_REQUIRED
-    both = Credentials(
-        grpc.ssl_server_credentials([pair], owner.path("ca.pem").read_bytes(), require_client_auth=True), tls
-    )
-    replica = start(identity, good_attester, credentials=both)
+    replica = start(identity, good_attester, credentials=asking_clients(identity, owner.path("ca.pem")))
     shown = OwnerCertificates(certificate=owner.path("client.pem"), key=owner.path("client.key"))
     with Client(replica.target, policy, certificates=shown) as client:
         assert client.predict(INPUTS, model="classifier").replica == "replica-1"

@@ -365,6 +365,10 @@ def test_a_slow_replica_is_late(start_good, running, policy):
         b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000,
         b"HTTP/1.1 200 OK\r\n\r\nwithout end",
+        b"HTTP/1.1 205 Reset Content\r\nContent-Length: 2\r\n\r\nno",
+        b"HTTP/1.1 205 Reset Content\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+        b"HTTP/1.1 999 Odd\r\nContent-Length: 2\r\n\r\nno",
+        b"HTTP/1.1 600 Odd\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Type: a\x1b[31m\r\nContent-Length: 0\r\n\r\n",
     ],
 )

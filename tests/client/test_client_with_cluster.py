@@ -20,6 +20,7 @@ import grpc
 import yaml
 
 from sealserve.client import Client
+from sealserve.client.with_grpcio import verified_channel
 from sealserve.deploy import load_deployment
 from sealserve.evidence import AppraisalPolicy
 from sealserve.local.layout import Layout
@@ -66,7 +67,7 @@ def proxy(directory: Path) -> Iterator[tuple[str, str]]:
         process.wait(20)
 
 
-def test_stubs_of_tensorflow_serving_get_the_same_answer_through_the_proxy(cluster):
+def test_stubs_of_tensorflow_serving_get_the_same_answer_through_the_proxy_and_a_verified_channel(cluster):
     tensorflow = pytest.importorskip("tensorflow")
     predict_pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2")
     service = pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
@@ -82,6 +83,9 @@ def test_stubs_of_tensorflow_serving_get_the_same_answer_through_the_proxy(clust
     with Client(gateway, policy) as client:
         direct = client.predict({"images": picture}, model="classifier").outputs["probabilities"]
     np.testing.assert_allclose(through, direct, atol=1e-5)
+    with verified_channel(gateway, policy) as channel:
+        answer = service.PredictionServiceStub(channel).Predict(request, timeout=30)
+    np.testing.assert_allclose(tensorflow.make_ndarray(answer.outputs["probabilities"]), direct, atol=1e-5)
 
 
 def test_curl_gets_the_same_answer_through_the_proxy_and_the_gateway(cluster):

@@ -48,6 +48,15 @@ def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert deployment.state == tmp_path / ".sealserve"
 
 
+def test_certificates_of_ones_own_are_found_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    own = {"certificate": "s.pem", "private_key": "/keys/s.pem", "authority": "ca.pem", "client_authority": "c.pem"}
+    tls = load_deployment(_write(tmp_path, _merged(SMALLEST, {"tls": {"mode": "two-way", **own}}))).tls
+    assert tls.mode == "two-way"
+    assert (tls.certificate, tls.private_key) == (tmp_path / "s.pem", Path("/keys/s.pem"))
+    assert (tls.authority, tls.client_authority) == (tmp_path / "ca.pem", tmp_path / "c.pem")
+
+
 def test_absolute_paths_stay(tmp_path: Path) -> None:
     content = _merged(SMALLEST, {"model": {"path": "/somewhere/../else"}, "state": "/state"})
     deployment = load_deployment(_write(tmp_path, content))
@@ -77,7 +86,11 @@ def test_threads_are_shared_among_replicas_but_never_less_than_one(monkeypatch: 
         ({"model": {"mount": "models/x"}}, "absolute path"),
         ({"model": {"mount": "/models/../x"}}, "absolute path"),
         ({"model": {"engine": "onnxruntime"}}, "openvino"),
-        ({"tls": {"mode": "one-way"}}, "attested"),
+        ({"tls": {"mode": "mutual"}}, "two-way"),
+        ({"tls": {"certificate": "a", "private_key": "b", "authority": "c"}}, "tls.certificate: goes with mode"),
+        ({"tls": {"mode": "one-way", "private_key": "b"}}, "tls.private_key: needs certificate and authority"),
+        ({"tls": {"mode": "one-way", "client_authority": "c"}}, "tls.client_authority: goes with mode: two-way"),
+        ({"tls": {"mode": "two-way", "client_authority": ""}}, "tls.client_authority: must not be empty"),
         ({"tls": {"server_name": "127.0.0.1"}}, "DNS name"),
         ({"tls": {"server_name": 'x"; y'}}, "DNS name"),
         ({"replicas": {"count": 0}}, "replicas.count"),

@@ -34,7 +34,7 @@ def identity(attester: SimulatedAttester) -> TlsIdentity:
 @pytest.fixture(scope="module")
 def channel(attester: SimulatedAttester, identity: TlsIdentity) -> Iterator[grpc.Channel]:
     models = [ServedModel(name="m", version=7, digest=bytes(32))]
-    service = AttestationService(identity, attester, replica="replica-1", models=models)
+    service = AttestationService(identity.spki_digest, attester, replica="replica-1", models=models)
     with identity.private_key_pem() as key:
         server, port = create_server(
             ModelServer(),
@@ -82,7 +82,7 @@ def test_a_quote_binds_the_claims_it_comes_with_although_they_change_meanwhile(
             return attester.quote(report_data)
 
     before = [ServedModel(name="m", version=7, digest=bytes(32))]
-    service = AttestationService(identity, Slow(), replica="replica-1", models=before)  # type: ignore[arg-type]
+    service = AttestationService(identity.spki_digest, Slow(), replica="replica-1", models=before)  # type: ignore[arg-type]
     nonce = os.urandom(NONCE_SIZE)
     versions = []
     for _ in range(2):

@@ -60,7 +60,11 @@ class Parties:
         self.core.replace("m", 1, self.old, digest=OLD)  # type: ignore[arg-type]
         self.receipts = ReceiptKey(self.identity.spki_digest)
         self.attestation = AttestationService(
-            self.identity, attester, replica="replica-1", models=self.claims(OLD), receipt_key=self.receipts.public_key
+            self.identity.spki_digest,
+            attester,
+            replica="replica-1",
+            models=self.claims(OLD),
+            receipt_key=self.receipts.public_key,
         )
         with self.identity.private_key_pem() as key:
             self.server, port = create_server(

@@ -45,6 +45,13 @@ class Model:
         return self.permits
 
 
+class Tls:
+    """Owner's certificates have tests of their own."""
+
+    def follow(self, _: Grant) -> None:
+        pass
+
+
 def granted(revision: int = 1, refresh_seconds: int | None = 100) -> Grant:
     keys = {"wrap": ReleasedKey("wrap", 1, Secret(b"k" * 16))}
     return Grant(keys, MODEL, {}, revision=revision, refresh_seconds=refresh_seconds)
@@ -81,7 +88,7 @@ class Story:
             return answer
 
         with pytest.raises((EndOfStory, TrustError)) as ended:
-            asyncio.run(Refresher(ask, self.model, first or granted()).run())  # type: ignore[arg-type]
+            asyncio.run(Refresher(ask, self.model, Tls(), first or granted()).run())  # type: ignore[arg-type]
         assert all(len(grant.keys["wrap"].value) == 0 for grant in self.given), "a key was not wiped"
         return ended.type
 
@@ -178,7 +185,7 @@ def test_a_defect_in_asking_ends_it_so_that_it_never_goes_on_unasked(story: Stor
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(Refresher(ask, story.model, granted()).run())  # type: ignore[arg-type]
+        asyncio.run(Refresher(ask, story.model, Tls(), granted()).run())  # type: ignore[arg-type]
 
 
 def test_a_cancellation_waits_for_the_thread_that_holds_keys() -> None:
@@ -198,7 +205,7 @@ def test_a_cancellation_waits_for_the_thread_that_holds_keys() -> None:
             return granted(2)
 
         first = granted(1, refresh_seconds=1)
-        task = asyncio.create_task(Refresher(ask, Slow(), first).run())  # type: ignore[arg-type]
+        task = asyncio.create_task(Refresher(ask, Slow(), Tls(), first).run())  # type: ignore[arg-type]
         await begun.wait()
         task.cancel()
         await asyncio.sleep(0.05)

@@ -74,6 +74,7 @@ def test_rest_answers_with_the_key_that_the_evidence_binds(running: Running) -> 
     status, answer, key = running.ask("POST", "/v1/models/m:predict", {"instances": [1, 2.5]})
     assert (status, answer) == (200, {"predictions": [2.0, 5.0]})
     assert key == verified.spki_digest
+    assert not verified.claims.shared_tls_key
 
 
 def test_a_replica_gives_receipts_that_are_proof_without_it(running: Running, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class BrokerAdministration:
                 raise NameTakenError(f"the key {name} has version {latest} already", hint="Numbers only grow.")
             return _add_version(change, "key-import", name, version or latest + 1, Secret(value.reveal()))
 
-    def ensure_key(self, name: str, value: Secret) -> KeyVersion:
+    def ensure_key(self, name: str, value: Secret, *, kind: KeyKind = "wrap") -> KeyVersion:
         """The version of a key that has this value; imported as the next one if the latest has another."""
         state = self._store.load()
         versions = state.versions(name)
@@ -100,7 +100,7 @@ class BrokerAdministration:
             with self._store.value(versions[-1]) as present:
                 if present == value:
                     return versions[-1]
-        return self.import_key(name, value)
+        return self.import_key(name, value, kind=kind)
 
     def retire_key(
         self, name: str, version: int, *, grace: timedelta = DEFAULT_GRACE, force: bool = False

@@ -28,8 +28,8 @@ def granted(decision: str, grant: HeldGrant, names: tuple[str, ...], *, version_
 def _tls(grant: HeldGrant) -> Tls | None:
     if grant.tls is None:
         return None
-    certificate, key = grant.tls
-    return Tls(certificate=certificate, key=bytes(key.release().value.reveal()))
+    key = bytes(grant.tls.key.release().value.reveal())
+    return Tls(certificate=grant.tls.certificate, key=key, client_authority=grant.tls.client_authority)
 
 
 def _previous(grant: HeldGrant, names: tuple[str, ...]) -> Previous | None:

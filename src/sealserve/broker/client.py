@@ -23,6 +23,7 @@ from sealserve.broker.messages import (
     Hello,
     ProtocolError,
     Request,
+    Tls,
     decode,
     decode_answer,
     encode,
@@ -246,7 +247,7 @@ def _grant(answer: Granted, wanted: Sequence[str]) -> Grant:
         revision=answer.revision or 0,
         refresh_seconds=answer.refresh,
         previous=_previous(answer),
-        tls=TlsMaterial(answer.tls.certificate, Secret(answer.tls.key)) if answer.tls is not None else None,
+        tls=None if answer.tls is None else _tls(answer.tls),
     )
 
 
@@ -256,3 +257,7 @@ def _previous(answer: Granted) -> PreviousModel | None:
     model = ModelGrant(**answer.previous.model.model_dump())
     key = answer.previous.key
     return PreviousModel(model, ReleasedKey(model.key, key.version, Secret(key.value)))
+
+
+def _tls(message: Tls) -> TlsMaterial:
+    return TlsMaterial(message.certificate, Secret(message.key), message.client_authority)

@@ -54,8 +54,8 @@ class DecisionRecord:
         if answer.tls is not None and tls_key is not None:
             self.fields["tls"] = {
                 "key": {"name": tls_key[0], "version": tls_key[1]},
-                "certificate_sha256": hashlib.sha256(answer.tls.certificate.encode()).hexdigest(),
-            }
+                "certificate_sha256": _sha256(answer.tls.certificate),
+            } | ({"client_authority_sha256": _sha256(authority)} if (authority := answer.tls.client_authority) else {})
 
     def refuses(self, error: Exception) -> None:
         known = isinstance(error, SealserveError)
@@ -65,6 +65,10 @@ class DecisionRecord:
             # The text of a foreign exception may hold anything.
             "detail": str(error)[:_LONGEST_DETAIL] if known else "a defect; the broker's log has it",
         }
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _recorded(model: Model) -> dict[str, Any]:

@@ -45,10 +45,13 @@ class TlsMaterial:
     """A certificate that the owner made for the enclaves.
 
     :param certificate: a chain in PEM, the enclave's own first. :param private_key: PKCS #8 in PEM.
+    :param client_authority: certificates in PEM, one of which must have signed every client's; none if clients need
+        none.
     """
 
     certificate: str
     private_key: Secret
+    client_authority: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sealserve.broker.grant import ModelGrant, ReleasedKey
 from sealserve.broker.store import KeyVersion, Store, StoredPolicy, StoreState, StoreUnavailableError
-from sealserve.broker.store.documents import ModelDocument, StoredGrant, Version1Document
+from sealserve.broker.store.documents import ModelDocument, StoredGrant, TlsDocument, Version1Document
 from sealserve.errors import MachineError, PolicyRefusedError, SealserveError
 from sealserve.evidence import AppraisalPolicy
 from sealserve.logs import event, get_logger
@@ -49,12 +49,21 @@ class HeldKey:
 
 
 @dataclass(frozen=True)
+class HeldTls:
+    """A certificate chain in PEM, its private key in PEM, and who signs the clients' certificates, if they need one."""
+
+    certificate: str
+    key: HeldKey = field(repr=False)
+    client_authority: str | None = None
+
+
+@dataclass(frozen=True)
 class HeldGrant:
     """Which enclaves (``policy``) get what.
 
     :param revision: grows when the grant is changed. :param refresh_seconds: how often replicas are to ask again.
     :param previous: what the grant named before, and the key that opens it.
-    :param tls: a certificate chain in PEM, and its private key in PEM.
+    :param tls: what the enclaves serve TLS with, if the owner made it.
     """
 
     deployment: str
@@ -66,12 +75,12 @@ class HeldGrant:
     arguments: Mapping[str, str]
     refresh_seconds: int
     version_1: Version1Document | None
-    tls: tuple[str, HeldKey] | None = field(default=None, repr=False)
+    tls: HeldTls | None = field(default=None, repr=False)
 
     @property
     def tls_key(self) -> tuple[str, int] | None:
         """Name and version of the TLS certificate's private key."""
-        return None if self.tls is None else (self.tls[1].key.name, self.tls[1].key.version)
+        return None if self.tls is None else (self.tls.key.key.name, self.tls.key.key.version)
 
     def version_1_secret(self) -> Secret:
         """The bytes that protocol version 1 sends.
@@ -171,10 +180,12 @@ class LiveGrants:
             arguments=document.arguments,
             refresh_seconds=document.refresh_seconds,
             version_1=document.version_1,
-            tls=None
-            if document.tls is None
-            else (document.tls.certificate, self._key(state, document.tls.key, document.tls.key_version)),
+            tls=None if document.tls is None else self._tls(state, document.tls),
         )
+
+    def _tls(self, state: StoreState, document: TlsDocument) -> HeldTls:
+        key = self._key(state, document.key, document.key_version)
+        return HeldTls(document.certificate, key, document.client_authority)
 
     def _key(self, state: StoreState, name: str, version: int) -> HeldKey:
         key = state.keys[name, version]

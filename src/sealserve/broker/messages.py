@@ -85,10 +85,12 @@ class Tls(_Message):
     """What the enclave serves TLS with.
 
     :param certificate: a chain in PEM, the enclave's own first. :param key: its private key, PKCS #8 in PEM.
+    :param client_authority: certificates in PEM, one of which must have signed every client's.
     """
 
     certificate: Annotated[str, Field(min_length=1, max_length=32 * 1024)]
     key: Annotated[bytes, Field(min_length=1, max_length=8 * 1024)] = Field(repr=False)
+    client_authority: Annotated[str, Field(min_length=1, max_length=32 * 1024)] | None = None
 
 
 class Previous(_Message):

@@ -15,6 +15,7 @@ from sealserve.cli.client_options import (
     FILE,
     WITHOUT_EVIDENCE,
     Endpoint,
+    certificate_options,
     endpoint,
     endpoint_options,
     insecure_option,
@@ -24,6 +25,7 @@ from sealserve.cli.client_options import (
 from sealserve.errors import InputError
 
 if TYPE_CHECKING:
+    from sealserve.client import OwnerCertificates
     from sealserve.client.bench import Outcome
 
 _BUSY = 0.9  # of a core: one process of Python has no more
@@ -52,7 +54,7 @@ _COUNT = click.IntRange(min=1, max=4096)
     "--warm-up", type=click.IntRange(min=0), default=5, show_default=True, help="Requests before, unmeasured."
 )
 @click.option("-img", "--image", "picture", type=FILE, help="A picture to send; a dummy if not given.")
-@click.option("-ca", "--roots", "roots", type=FILE, help="Certificates that the server's must lead to.")
+@certificate_options
 @insecure_option
 @click.option("--plot", "plot_file", type=FILE, help="Draw latencies and throughput into this file (.svg, .png, .pdf).")
 @click.option("-o", "--output", type=FILE, help="Write the JSON object into this file, beside what is printed.")
@@ -65,7 +67,7 @@ def bench(
     server_name: str | None,
     model: str | None,
     insecure_without_evidence: bool,
-    roots: Path | None,
+    certificates: OwnerCertificates | None,
     plot_file: Path | None,
     output: Path | None,
     as_json: bool,
@@ -75,7 +77,6 @@ def bench(
 
     --timeout is for each request. With --rate a request's latency counts from when it was due.
     """
-    from sealserve.client import OwnerCertificates
     from sealserve.files import write_atomically
 
     quiet()
@@ -91,7 +92,7 @@ def bench(
     where = endpoint(
         *(deployment_file, target, policy, server_name, model),
         insecure_without_evidence=insecure_without_evidence,
-        certificates=OwnerCertificates(roots=roots) if roots else None,
+        certificates=certificates,
         target_is="TARGET (HOST:PORT)",
     )
     result, outcomes = asyncio.run(_run(where, **options))

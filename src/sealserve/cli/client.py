@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sealserve.cli.client_options import FILE, endpoint, endpoint_options, quiet
+from sealserve.cli.client_options import FILE, certificate_options, endpoint, endpoint_options, quiet
 from sealserve.errors import InputError
+
+if TYPE_CHECKING:
+    from sealserve.client import OwnerCertificates
 
 
 @click.command(short_help="Check the replica, send it inputs, print the answer.")
 @click.option("--target", help="HOST:PORT of the gateway or of a replica, or https://HOST:PORT for REST.")
 @endpoint_options
+@certificate_options
 @click.option("--model", help="Name of the model; if not given, the deployment's or the only one that is served.")
 @click.option("--version", type=int, help="Version of the model; the newest if not given.")
 @click.option("--signature", default="serving_default", show_default=True, help="Signature of the model.")
@@ -50,6 +54,7 @@ def predict(
     policy: Path | None,
     server_name: str | None,
     timeout: float,
+    certificates: OwnerCertificates | None,
     model: str | None,
     as_json: bool,
     **request: Any,
@@ -69,11 +74,12 @@ def predict(
     if request["receipt_with_messages"] and not request["receipt"]:
         raise InputError("--receipt-with-messages goes with --receipt")
     job = Job.from_options(**request)
-    where = endpoint(deployment_file, target, policy, server_name, model)
+    where = endpoint(deployment_file, target, policy, server_name, model, certificates=certificates)
     if request["receipt"] and where.target.startswith(REST_SCHEME):
         raise InputError("there are no receipts over REST", hint="Give --target HOST:PORT, that of gRPC.")
     console = Console(highlight=False, quiet=as_json)
-    with Client(where.target, where.required_policy(), server_name=where.server_name) as client:
+    judged_by = where.required_policy()
+    with Client(where.target, judged_by, server_name=where.server_name, certificates=where.certificates) as client:
         verified = client.verify(timeout=timeout)
         show_verified(console, verified)
         results = [result.as_dict() for result in run(client, job, where.model, console, timeout=timeout)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -74,6 +75,7 @@ def endpoint(
     """What the options say, and for the rest the running local cluster of the deployment file.
 
     :param deployment_file: ``deployment.yaml`` in the current directory, if it exists and None is given.
+    :param certificates: the owner's, as options name them; what they leave open is taken from the deployment, too.
     :param target_is: what the command calls the target.
     :raises InputError: target or policy are not known.
     """
@@ -91,6 +93,7 @@ def endpoint(
     if deployment_file is not None:
         from sealserve.local.layout import Layout
         from sealserve.local.state import read_state
+        from sealserve.local.tls import client_certificates
 
         deployment = load_deployment(deployment_file)
         layout = Layout(deployment.state)
@@ -108,6 +111,7 @@ def endpoint(
         policy = policy or layout.client_policy
         server_name = server_name or deployment.tls.server_name
         model = model or deployment.model.name
+        certificates = _combined(certificates, client_certificates(deployment, layout))
     if not target or not policy:
         if not target and not policy:
             missing = f"{target_is} and --policy are missing, and there is no ./{FILE_NAME}"
@@ -119,6 +123,40 @@ def endpoint(
         )
     file = None if policy_is_given else deployment_file
     return Endpoint(target, policy, server_name, model, certificates, rest, file)
+
+
+def _combined(given: OwnerCertificates | None, known: OwnerCertificates | None) -> OwnerCertificates | None:
+    """What options name, and for the rest what the deployment has; a certificate and its key come together."""
+    if given is None or known is None:
+        return given or known
+    if given.certificate is None and given.key is None:
+        given = replace(given, certificate=known.certificate, key=known.key)
+    return replace(given, roots=given.roots or known.roots)
+
+
+def certificate_options(command: _Command) -> _Command:
+    """``--ca``, ``--crt`` and ``--key``, which give the command ``certificates``."""
+
+    @functools.wraps(command)
+    def with_certificates(*arguments: Any, ca: Path | None, crt: Path | None, key: Path | None, **options: Any) -> Any:
+        from sealserve.client import OwnerCertificates
+
+        if (crt is None) != (key is None):
+            raise InputError("this client's certificate and its key belong together: give both --crt and --key")
+        certificates = OwnerCertificates(ca, crt, key) if ca or crt else None
+        return command(*arguments, certificates=certificates, **options)
+
+    decorated: Any = with_certificates
+    for option in (
+        click.option("-key", "--key", type=FILE, help="The key of --crt, mode 0600."),
+        click.option("-crt", "--crt", type=FILE, help="This client's certificate, where servers ask for one."),
+        click.option(
+            "-ca", "--ca", type=FILE, help="Certificates that the server's must lead to, beside its evidence."
+        ),
+    ):
+        decorated = option(decorated)
+    result: _Command = decorated
+    return result
 
 
 def endpoint_options(command: _Command) -> _Command:

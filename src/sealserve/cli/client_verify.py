@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sealserve.cli.client_options import FILE, endpoint, endpoint_options, quiet
+from sealserve.cli.client_options import FILE, certificate_options, endpoint, endpoint_options, quiet
 from sealserve.errors import InputError
+
+if TYPE_CHECKING:
+    from sealserve.client import OwnerCertificates
 
 
 class _WithReceipts(click.Command):
@@ -32,6 +35,7 @@ class _WithReceipts(click.Command):
 @click.command(cls=_WithReceipts, short_help="Check a replica, and report every check.")
 @click.argument("target", required=False)
 @endpoint_options
+@certificate_options
 @click.option("--save", type=FILE, help="Keep the evidence in this file, whatever the policy says of it.")
 @click.option("--saved", type=FILE, help="Judge the evidence in this file; nobody is asked anything.")
 @click.option("--then", is_flag=True, help="With --saved: judge as of the time at which it was saved, not of now.")
@@ -45,6 +49,7 @@ def verify(
     policy: Path | None,
     server_name: str | None,
     timeout: float,
+    certificates: OwnerCertificates | None,
     save: Path | None,
     saved: Path | None,
     then: bool,
@@ -69,14 +74,16 @@ def verify(
         raise InputError("--saved goes without a target and --save, and --then goes with --saved")
     kept = read_kept(saved) if saved else None
     where = endpoint(
-        deployment_file, kept.target if kept else target, policy, server_name, None, target_is="TARGET (HOST:PORT)"
+        *(deployment_file, kept.target if kept else target, policy, server_name, None),
+        certificates=certificates,
+        target_is="TARGET (HOST:PORT)",
     )
     judged_by = where.required_policy()
     if kept:
         report = rejudge(kept, judged_by, now=kept.at.timestamp() if then else None)
     else:
         name = where.server_name or DEFAULT_SERVER_NAME
-        report = examine(where.target, judged_by, server_name=name, timeout=timeout)
+        report = examine(where.target, judged_by, server_name=name, certificates=where.certificates, timeout=timeout)
     if where.policy is not None:
         report.policy_digest = hashlib.sha256(read_file(where.policy)).hexdigest()
     if save and report.kept:

@@ -131,7 +131,8 @@ def status(*, file: Path, state: Path | None, as_json: bool) -> int:
         click.echo(json.dumps({"running": True, **head, "processes": [report.as_dict() for report in reports]}))
         return 0
     rest = "" if found.rest is None else f"REST {found.rest}\n"
-    line = f"{found.deployment}: {found.phase}, gateway {found.gateway}, model {found.model}/{found.model_version}"
+    tls = "" if found.tls == "attested" else f", {found.tls} TLS"
+    line = f"{found.deployment}: {found.phase}, gateway {found.gateway}{tls}, model {found.model}/{found.model_version}"
     click.echo(f"{line}\n{rest}")
     rows = [("NAME", "PROCESS", "STATE", "RESTARTS", "UP", "MEMORY", "ATTESTED"), *map(_row, reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

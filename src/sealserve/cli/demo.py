@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sealserve.cli.failures import final_event
+
+if TYPE_CHECKING:
+    from sealserve.deploy.deployment import TlsMode
 
 
 @click.command(short_help="Show the whole path with real parts, on this machine.")
@@ -21,8 +25,15 @@ from sealserve.cli.failures import final_event
     show_default=True,
     help="Where everything is made. It is kept, to be looked at.",
 )
+@click.option(
+    "--tls",
+    type=click.Choice(["attested", "one-way", "two-way"]),
+    default="attested",
+    show_default=True,
+    help="What replicas show beside their evidence, as tls.mode in deployment.yaml.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, a line a step.")
-def demo(*, image: Path | None, directory: Path, as_json: bool) -> None:
+def demo(*, image: Path | None, directory: Path, tls: TlsMode, as_json: bool) -> None:
     """Show the whole path with real parts: a sealed model, a key broker, attested replicas, nginx, a verifying client.
 
     Enclaves are simulated, so nothing is protected; everything else is what a deployment runs. When it ends, also by
@@ -41,4 +52,4 @@ def demo(*, image: Path | None, directory: Path, as_json: bool) -> None:
     console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
     reporter = JsonReporter(console) if as_json else PeopleReporter(console)
     with interrupted_by_termination(), final_event(enabled=as_json, event="end", result="failed"):
-        tell(DemoSettings(directory=directory, image=image), reporter)
+        tell(DemoSettings(directory=directory, image=image, tls=tls), reporter)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sealserve.cli.client_options import FILE, Endpoint, endpoint, endpoint_options, quiet
+from sealserve.cli.client_options import FILE, Endpoint, certificate_options, endpoint, endpoint_options, quiet
 from sealserve.errors import InputError, MachineError
 
 if TYPE_CHECKING:
+    from sealserve.client import OwnerCertificates
     from sealserve.client.with_aiohttp import RestProxy
     from sealserve.client.with_grpcio.proxy import Proxy
 
@@ -34,6 +35,7 @@ _GRPC, _REST = "127.0.0.1:8500", "127.0.0.1:8501"
 @click.option("--rest-socket", type=FILE, help="The same for REST programs, for curl --unix-socket PATH.")
 @click.option("--rest-target", metavar="https://HOST:PORT", help="Where the cluster speaks REST, beside TARGET.")
 @endpoint_options
+@certificate_options
 @click.option("--max-concurrent", type=click.IntRange(1, 4096), default=128, show_default=True, help="Calls at once.")
 @click.option(
     "--max-message-bytes",
@@ -59,6 +61,7 @@ def proxy(
     policy: Path | None,
     server_name: str | None,
     timeout: float,
+    certificates: OwnerCertificates | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -72,7 +75,11 @@ def proxy(
     another user of this machine can listen on it and be sent what is meant for the replicas.
     """
     quiet()
-    where = endpoint(deployment_file, target, policy, server_name, None, target_is="TARGET (HOST:PORT)")
+    where = endpoint(
+        *(deployment_file, target, policy, server_name, None),
+        certificates=certificates,
+        target_is="TARGET (HOST:PORT)",
+    )
     grpc, rest = _sides(where, (listen, socket), (rest_listen, rest_socket), rest_target)
 
     async def serve(last: contextlib.ExitStack) -> None:

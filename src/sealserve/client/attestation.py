@@ -62,11 +62,14 @@ class Claims:
     """What a replica says of itself, bound into its evidence.
 
     :param receipt_key: SubjectPublicKeyInfo (DER) of the key that signs its receipts; empty if it gives none.
+    :param shared_tls_key: whether others have its TLS key: its owner, and every enclave that she grants it to. Another
+        connection to the same key is not to the same replica then.
     """
 
     replica: str
     models: tuple[ServedModel, ...]
     receipt_key: bytes = b""
+    shared_tls_key: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,7 @@ def parse_claims(data: bytes) -> Claims:
     if len(claims.models) > _MAX_MODELS or any(len(model.digest) != 32 for model in claims.models):
         raise EvidenceMissingError("the replica's claims are malformed: too many models, or a digest of a wrong size")
     models = tuple(ServedModel(_name(model.name), model.version, model.digest) for model in claims.models)
-    return Claims(_name(claims.replica), models, claims.receipt_key)
+    return Claims(_name(claims.replica), models, claims.receipt_key, claims.shared_tls_key)
 
 
 def _name(text: str) -> str:

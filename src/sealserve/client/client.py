@@ -198,6 +198,8 @@ class Caller:
                         request, deadline, while_waiting=wish.hash_request if wish else None
                     )
                     answered = True
+                    if reply.failed:
+                        self._pool.doubt(borrowed)
                     return (read(reply, borrowed), borrowed.replica)
             except RETRIED as error:
                 pause = retries.pause_after(error, sent=sent, answered=answered, reached=self._pool.reached)

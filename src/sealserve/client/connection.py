@@ -5,11 +5,12 @@ Libraries choose and replace their connections behind the caller's back. Here th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from sealserve.client.deadline import Deadline
-from sealserve.client.errors import ConnectionLostError, MalformedReplyError, NotProcessedError
+from sealserve.client.errors import ConnectionLostError, DeadlinePassedError, MalformedReplyError, NotProcessedError
 from sealserve.client.protocols import Exchange, Grpc, Rest, StateMachine
 from sealserve.client.tls import Peer
 from sealserve.client.transport import TlsTransport
@@ -29,7 +30,10 @@ class Connection:
 
     :param protocol: what is spoken on it.
     :param authority: what requests name as their server.
+    :ivar judged: see :class:`sealserve.client.judgements.Session`.
     """
+
+    judged: object | None = None
 
     def __init__(self, transport: TlsTransport, protocol: Grpc | Rest, *, authority: str) -> None:
         self.protocol = protocol
@@ -42,6 +46,11 @@ class Connection:
     def peer(self) -> Peer:
         """Who is at the other end."""
         return self._transport.peer
+
+    @property
+    def heard(self) -> bool:
+        """Whether the other end ever said something, beyond the handshake."""
+        return self._transport.heard
 
     @property
     def reusable(self) -> bool:
@@ -80,8 +89,8 @@ class Connection:
         done = False
         try:
             while not http.over:
-                if data := http.outgoing():
-                    transport.send(data, deadline)
+                if (data := http.outgoing()) and not self._send(data, deadline):
+                    break
                 if while_waiting is not None and not http.has_more_to_send:
                     while_waiting()
                     while_waiting = None
@@ -89,13 +98,41 @@ class Connection:
                 if data := transport.poll() if http.has_more_to_send else transport.receive(deadline):
                     http.feed(data)
             reply = http.finish()
-            if data := http.outgoing():
-                transport.send(data, deadline)
-            done = True
+            done = self._open and self._acknowledge(deadline)
             return reply
         finally:
             if not done:
                 self.close()
+
+    def _send(self, data: bytes, deadline: Deadline) -> bool:
+        """Send, unless the server answered and went while this was on its way: then its answer is what counts.
+
+        :returns: whether it was sent.
+        :raises ConnectionLostError: the connection broke before there was an answer.
+        """
+        try:
+            self._transport.send(data, deadline)
+        except ConnectionLostError:
+            with contextlib.suppress(ConnectionLostError):
+                while not self._http.over and (arrived := self._transport.poll()):
+                    self._http.feed(arrived)
+            if not self._http.over:
+                raise
+            self.close()
+            return False
+        return True
+
+    def _acknowledge(self, deadline: Deadline) -> bool:
+        """Send what an answer leaves to be sent. A server that is gone by now has answered all the same.
+
+        :returns: whether it was sent.
+        """
+        try:
+            if data := self._http.outgoing():
+                self._transport.send(data, deadline)
+        except (ConnectionLostError, DeadlinePassedError):
+            return False
+        return True
 
     def close(self) -> None:
         """Close the connection; further exchanges fail."""

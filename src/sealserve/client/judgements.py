@@ -1,4 +1,8 @@
-"""Which keys were judged, by which policy, and when: the memory of a pool of connections, without any I/O."""
+"""Which keys were judged, by which policy, and when: the memory of a pool of connections, without any I/O.
+
+A key stands for its replica, also on further connections, if an accepted replica says that nobody else has it. A key
+that an owner made and granted to several replicas stands for none of them: what was judged then is the connection.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from sealserve.addresses import Address
 from sealserve.client.attestation import VerifiedReplica
@@ -16,6 +21,8 @@ from sealserve.evidence import AppraisalPolicy
 from sealserve.logs import event, get_logger
 
 _log = get_logger(__name__)
+DOUBT_SECONDS = 5.0
+"""Answers that are errors cause one question for evidence in this time, and no more."""
 _CHANGE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
@@ -47,6 +54,15 @@ class _Judged:
     asked_at: float  # before the nonce left, so that age is never understated
 
 
+class Session(Protocol):
+    """A connection, as far as it can be remembered.
+
+    :ivar judged: what is known of the replica at its other end, where its key does not say which that is.
+    """
+
+    judged: object | None
+
+
 class Judgements:
     """:param max_age: seconds after which a key is to be judged again. :param clock: by which evidence ages."""
 
@@ -61,17 +77,24 @@ class Judgements:
         """To be taken before evidence is asked for, and given to :meth:`accept`."""
         return self._clock()
 
-    def find(self, key: bytes, policy: AppraisalPolicy) -> VerifiedReplica | None:
-        """The replica with this key, if ``policy`` accepted it not too long ago."""
-        known = self._judged.get(key)
+    def find(self, key: bytes, policy: AppraisalPolicy, session: Session | None = None) -> VerifiedReplica | None:
+        """The replica with this key at the other end of this connection, if ``policy`` accepted it not too long ago."""
+        own = session.judged if session is not None else None
+        known = own if isinstance(own, _Judged) else self._judged.get(key)
         if known and known.policy is policy and 0 <= self._clock() - known.asked_at <= self._max_age:
             return known.replica
-        self._judged.pop(key, None)
+        self._drop(key, session)
         return None
 
-    def accept(self, replica: VerifiedReplica, policy: AppraisalPolicy, asked_at: float) -> None:
+    def accept(
+        self, replica: VerifiedReplica, policy: AppraisalPolicy, asked_at: float, session: Session | None = None
+    ) -> None:
         """Keep that ``policy`` accepted a replica, unless something that was learned later says otherwise."""
         event(_log, logging.INFO, "replica-verified", target=str(self._target), replica=replica.name)
+        if replica.claims.shared_tls_key:
+            if session is not None:
+                session.judged = _Judged(replica, policy, asked_at)
+            return
         now = self._clock()
         for key, judged in list(self._judged.items()):
             if now - judged.asked_at > self._max_age:
@@ -82,14 +105,29 @@ class Judgements:
         if known is None or known.policy is not policy or known.asked_at <= asked_at:
             self._judged[replica.spki_digest] = _Judged(replica, policy, asked_at)
 
-    def forget(self, key: bytes) -> None:
+    def doubt(self, key: bytes, session: Session | None = None) -> None:
+        """As :meth:`forget`, unless it was asked for in the last seconds: for what may be a sign of another model."""
+        own = session.judged if session is not None else None
+        known = own if isinstance(own, _Judged) else self._judged.get(key)
+        if known is not None and self._clock() - known.asked_at >= DOUBT_SECONDS:
+            self.forget(key, session)
+
+    def forget(self, key: bytes, session: Session | None = None) -> None:
         """Ask for evidence again before the next request goes to this key."""
+        self._drop(key, session)
         self._outdate(key, self._clock())
 
-    def refuse(self, key: bytes, error: TrustError, asked_at: float) -> None:
+    def refuse(self, key: bytes, error: TrustError, asked_at: float, session: Session | None = None) -> None:
         """Tell the log of a refusal. What was accepted of the key before it was asked for this, counts no more."""
+        if session is not None:
+            session.judged = None
         event(_log, logging.WARNING, "replica-refused", target=str(self._target), reason=error.reason)
         self._outdate(key, asked_at)
+
+    def _drop(self, key: bytes, session: Session | None) -> None:
+        self._judged.pop(key, None)
+        if session is not None:
+            session.judged = None
 
     def _outdate(self, key: bytes, moment: float) -> None:
         now = self._clock()

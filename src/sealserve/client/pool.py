@@ -67,7 +67,7 @@ class VerifiedPool:
 
     @property
     def reached(self) -> bool:
-        """Whether a connection to the target ever worked."""
+        """Whether the target ever said something. A TLS session says little: servers may want a certificate yet."""
         return self._reached
 
     @property
@@ -86,14 +86,21 @@ class VerifiedPool:
         try:
             if connection is None:
                 connection = open_connection(self._endpoint, deadline)
-                self._reached = True
             yield Borrowed(connection, self._checked(connection, deadline))
         except TrustError:
             if connection is not None:
                 connection.close()
             raise
         finally:
+            self._reached = self._reached or (connection is not None and connection.heard)
             self._give_back(connection, generation)
+
+    def doubt(self, borrowed: Borrowed) -> None:
+        """The replica answered with an error, which names no model. Where the policy lists models, ask for evidence
+        before the next request, unless that was done a moment ago.
+        """
+        if self.lists_models and borrowed.replica is not None:
+            self._judgements.doubt(borrowed.replica.spki_digest, borrowed.connection)
 
     def drop_connections(self, *, for_good: bool = False) -> None:
         """Close all connections, those in use when their calls end, so that later calls make new ones.
@@ -118,7 +125,7 @@ class VerifiedPool:
         try:
             check_answer(replica, policy, model, version)
         except ModelChangedError:
-            self._judgements.forget(replica.spki_digest)
+            self._judgements.forget(replica.spki_digest, borrowed.connection)
             borrowed.replica = replica = self._judge(borrowed.connection, policy, deadline)
             check_answer(replica, policy, model, version)
 
@@ -126,7 +133,9 @@ class VerifiedPool:
         policy = self.policy
         if policy is None:
             return None
-        return self._judgements.find(connection.peer.key, policy) or self._judge(connection, policy, deadline)
+        return self._judgements.find(connection.peer.key, policy, connection) or self._judge(
+            connection, policy, deadline
+        )
 
     def _judge(self, connection: Connection, policy: AppraisalPolicy, deadline: Deadline) -> VerifiedReplica:
         pauses, changing = pauses_of_a_change(deadline), None
@@ -142,11 +151,11 @@ class VerifiedPool:
                 changing = error if isinstance(error, ModelChangingError) else None
                 pause = next(pauses, None) if changing else None
                 if pause is None:
-                    self._judgements.refuse(connection.peer.key, error, asked_at)
+                    self._judgements.refuse(connection.peer.key, error, asked_at, connection)
                     raise
                 time.sleep(pause)
             else:
-                self._judgements.accept(replica, policy, asked_at)
+                self._judgements.accept(replica, policy, asked_at, connection)
                 return replica
 
     def _take_idle(self, deadline: Deadline) -> tuple[Connection | None, int]:

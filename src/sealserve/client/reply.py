@@ -47,6 +47,11 @@ class Reply:
     trailing_metadata: Metadata = ()
     receipt: Receipt | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it is an error."""
+        return self.status != 0
+
 
 def read_reply(headers: Headers, trailers: Headers, body: bytearray, *, ended: bool, reset: int | None) -> Reply:
     """The outcome of a finished exchange; a gRPC status that the server gave is no exception.

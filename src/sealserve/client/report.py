@@ -16,9 +16,11 @@ from sealserve.client.attestation import (
 )
 from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
+from sealserve.client.errors import ServerNotAcceptedError
 from sealserve.client.kept import KeptEvidence
 from sealserve.client.server_name import DEFAULT_SERVER_NAME, check_server_name
 from sealserve.client.stored_claims import PLAIN_TEXT_HOLDS, check_plain_text, claims_as_dict, judge_claims
+from sealserve.client.tls import OwnerCertificates
 from sealserve.errors import SealserveError, TrustError
 from sealserve.evidence import AppraisalPolicy, VerifiedEvidence
 
@@ -99,7 +101,12 @@ class Report:
 
 
 def examine(
-    target: str, policy: AppraisalPolicy, *, server_name: str = DEFAULT_SERVER_NAME, timeout: float = 10.0
+    target: str,
+    policy: AppraisalPolicy,
+    *,
+    server_name: str = DEFAULT_SERVER_NAME,
+    certificates: OwnerCertificates | None = None,
+    timeout: float = 10.0,
 ) -> Report:
     """Check the replica at ``target`` as :func:`~sealserve.client.attest` does, and keep what every check found.
 
@@ -111,7 +118,7 @@ def examine(
     started = time.monotonic()
     report = Report(target, check_server_name(server_name), datetime.now(UTC))
     try:
-        _gather(report, deadline)
+        _gather(report, certificates, deadline)
         _appraise(report, policy)
     except TrustError as error:
         report.error = error
@@ -119,16 +126,23 @@ def examine(
     return report
 
 
-def _gather(report: Report, deadline: Deadline) -> None:
+def _gather(report: Report, certificates: OwnerCertificates | None, deadline: Deadline) -> None:
+    roots = certificates.roots if certificates else None
     try:
-        endpoint = Endpoint.attested(report.target, report.server_name, None)
+        endpoint = Endpoint.attested(report.target, report.server_name, certificates)
         connection = open_connection(endpoint, deadline)
+    except ServerNotAcceptedError as error:
+        report.checks.append(Check("certificate", "Owner's certificate", ok=False, detail=error.message))
+        raise
     except TrustError as error:
         report.checks.append(Check("connection", "Connection", ok=False, detail=error.message))
         raise
     try:
         tls = connection.peer.facts
         report.checks.append(Check("connection", "Connection", ok=True, detail=f"{tls.version}, {tls.cipher}"))
+        if roots is not None:
+            detail = f"leads to {roots}, for the name {report.server_name}"
+            report.checks.append(Check("certificate", "Owner's certificate", ok=True, detail=detail))
         asked = time.monotonic()
         presented = report.presented = request_evidence(connection, deadline)
         waited = time.monotonic() - asked
@@ -190,6 +204,9 @@ def _appraise(
         report.checks.append(Check("models", "Models", ok=False, detail=error.message))
         raise
     report.checks.append(Check("models", "Models", ok=True, detail=detail))
+    if report.claims is not None and report.claims.shared_tls_key:
+        detail = "not this enclave's alone: its owner has it, and every enclave that gets it from the key broker"
+        report.checks.append(Check("tls-key", "TLS key", ok=True, detail=detail))
     if told is None:
         return
     try:

@@ -169,12 +169,21 @@ def no_session(target: Address, error: BaseException) -> TargetUnreachableError 
     )
 
 
-def lost(target: Address, error: BaseException | None) -> ConnectionLostError:
-    """The error for a connection that broke or ended. TLS 1.3 servers refuse a client's certificate that late, too."""
-    return ConnectionLostError(
-        f"{target} closed the connection" + (f": {why(error)}" if error else ""),
-        hint="The replica may have stopped, or it wants a certificate of this client; try again.",
-    )
+def lost(target: Address, error: BaseException | None, *, heard: bool) -> ConnectionLostError:
+    """The error for a connection that broke or ended.
+
+    :param heard: whether the server ever said something on it. In TLS 1.3 a client believes to have a session before
+        the server has looked at the client's certificate; some servers say why they refuse it, and some just close.
+    """
+    if heard:
+        text, hint = f"{target} closed the connection", "The replica may have stopped; try again."
+    else:
+        text = f"{target} closed the connection before it said anything"
+        hint = (
+            "In two-way TLS it wants a certificate of this client, by an authority of its owner's: give --crt and "
+            "--key. Otherwise the replica stopped; try again."
+        )
+    return ConnectionLostError(text + (f": {why(error)}" if error else ""), hint=hint)
 
 
 def why(error: BaseException) -> str:

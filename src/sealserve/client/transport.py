@@ -18,12 +18,16 @@ _DEAD_PEER = 20
 
 
 class TlsTransport:
-    """A TLS connection for one thread at a time; ``peer`` is who is at its other end."""
+    """A TLS connection for one thread at a time.
+
+    :ivar peer: who is at its other end. :ivar heard: whether the peer said something after the handshake.
+    """
 
     def __init__(self, tls: ssl.SSLSocket, endpoint: Endpoint) -> None:
         self._tls = tls
         self._target = endpoint.address
         self._process = os.getpid()
+        self.heard = False
         self.peer = read_peer(tls, endpoint.address, endpoint.protocol)
 
     @property
@@ -44,7 +48,7 @@ class TlsTransport:
             except TimeoutError:
                 continue
             except OSError as error:
-                raise lost(self._target, error) from error
+                raise lost(self._target, error, heard=self.heard) from error
 
     def receive(self, deadline: Deadline) -> bytes:
         """The next bytes, at least one.
@@ -58,9 +62,10 @@ class TlsTransport:
             except TimeoutError:
                 continue
             except OSError as error:
-                raise lost(self._target, error) from error
+                raise lost(self._target, error, heard=self.heard) from error
             if not data:
-                raise lost(self._target, None)
+                raise lost(self._target, None, heard=self.heard)
+            self.heard = True
             return data
 
     def poll(self) -> bytes:
@@ -74,9 +79,10 @@ class TlsTransport:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             return b""
         except OSError as error:
-            raise lost(self._target, error) from error
+            raise lost(self._target, error, heard=self.heard) from error
         if not data:
-            raise lost(self._target, None)
+            raise lost(self._target, None, heard=self.heard)
+        self.heard = True
         return data
 
     def close(self, last_words: bytes = b"") -> None:

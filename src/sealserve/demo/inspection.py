@@ -17,7 +17,7 @@ from sealserve.files import read_secret_file
 from sealserve.gateway import ACCESS_LOG
 from sealserve.local.layout import Layout
 
-KEY, MODEL, PICTURE = "the wrap key", "the model", "the picture"
+KEY, TLS_KEY, MODEL, PICTURE = "the wrap key", "the TLS key", "the model", "the picture"
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,15 @@ class Secrets:
     needles: tuple[Needle, ...]
 
     @classmethod
-    def gather(cls, *, wrap_key: Path, model: Path, pictures: list[bytes]) -> Secrets:
-        """Cut needles out of the wrap key, the files of the model and the pixels sent."""
+    def gather(cls, *, wrap_key: Path, tls_key: Path | None, model: Path, pictures: list[bytes]) -> Secrets:
+        """Cut needles out of the wrap key, the owner's TLS key, the files of the model and the pixels sent."""
         with read_secret_file(wrap_key, size=16) as key:
             needles = [Needle(KEY, bytes(key.reveal()))]
+        if tls_key is not None:
+            with read_secret_file(tls_key) as pem:
+                # Its lines; the first is a header, and the second begins as every key of its kind does.
+                lines = bytes(pem.reveal()).splitlines()[2:-1]
+            needles += [needle for line in lines for needle in needles_of(TLS_KEY, line)]
         for file in sorted(path for path in model.rglob("*") if path.is_file()):
             needles += needles_of(MODEL, file.read_bytes())
         for pixels in pictures:
@@ -100,5 +105,6 @@ def require_found(layout: Layout, secrets: Secrets, model: Path, request: bytes)
     client = Findings(once=True)
     search_bytes(request, secrets.needles, "the request", client)
     picture_has_needles = any(needle.label == PICTURE for needle in secrets.needles)  # a plain colour has none
-    if not {KEY, MODEL} <= owner.found.keys() or (picture_has_needles and PICTURE not in client.found):
+    expected = {needle.label for needle in secrets.needles} - {PICTURE}
+    if not expected <= owner.found.keys() or (picture_has_needles and PICTURE not in client.found):
         raise PlaintextFoundError("the search does not find plaintext where it belongs, so its silence says nothing")

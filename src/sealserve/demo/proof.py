@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 
-from sealserve.client import Client
 from sealserve.demo import attempts, inspection
 from sealserve.demo.errors import DemonstrationFailedError
 from sealserve.demo.inspection import Secrets
@@ -46,7 +45,7 @@ async def _refuse_at_client(cluster: LocalCluster, tap: Tap, question: Question,
 
     def call() -> str | None:
         policy = attempts.policy_for_another_enclave(cluster.prepared)
-        with Client(tap.address, policy, server_name=question.server_name) as client:
+        with question.client(tap, policy) as client:
             try:
                 client.predict({INPUT: question.tensor}, model=question.model)
             except PolicyRefusedError as error:
@@ -82,7 +81,8 @@ async def _wait_for_gateway_log(cluster: LocalCluster, tap: Tap) -> None:
 def _look(cluster: LocalCluster, tap: Tap, question: Question, step: Step) -> None:
     layout, model = cluster.prepared.layout, cluster.deployment.model.path
     pixels = question.tensor.tobytes()
-    secrets = Secrets.gather(wrap_key=layout.wrap_key, model=model, pictures=[pixels])
+    tls_key = None if cluster.deployment.tls.mode == "attested" else layout.server_key
+    secrets = Secrets.gather(wrap_key=layout.wrap_key, tls_key=tls_key, model=model, pictures=[pixels])
 
     wire = inspection.look_at_wire(tap, secrets)
     inspection.require_clean(wire, "on the wire")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sealserve.client import Client, Prediction, imagenet_labels
+from sealserve.client import Client, OwnerCertificates, Prediction, imagenet_labels
 from sealserve.client.images import Array, image_tensor
 from sealserve.client.labels import Ranked, best
 from sealserve.demo.errors import DemonstrationFailedError
@@ -17,6 +17,7 @@ from sealserve.demo.report import Step
 from sealserve.demo.tap import Tap
 from sealserve.evidence import AppraisalPolicy
 from sealserve.local.cluster import LocalCluster
+from sealserve.local.tls import client_certificates
 
 INPUT, OUTPUT = "images", "probabilities"
 _NEW_CONNECTIONS = 8
@@ -26,10 +27,14 @@ _NEW_CONNECTIONS = 8
 class Question:
     """What was asked: the pixels as they were sent, and of whom."""
 
-    policy: AppraisalPolicy
     server_name: str
+    certificates: OwnerCertificates | None
     model: str
     tensor: Array
+
+    def client(self, tap: Tap, policy: AppraisalPolicy) -> Client:
+        """A client with another policy, and all else as it was asked with."""
+        return Client(tap.address, policy, server_name=self.server_name, certificates=self.certificates)
 
 
 async def ask(cluster: LocalCluster, tap: Tap, picture: Image.Image, path: Path, step: Step) -> Question:
@@ -39,9 +44,10 @@ async def ask(cluster: LocalCluster, tap: Tap, picture: Image.Image, path: Path,
     """
     policy = AppraisalPolicy.load(cluster.prepared.layout.client_policy)
     server_name, model = cluster.deployment.tls.server_name, cluster.deployment.model.name
+    certificates = client_certificates(cluster.deployment, cluster.prepared.layout)
 
     def client() -> Client:
-        return Client(tap.address, policy, server_name=server_name)
+        return Client(tap.address, policy, server_name=server_name, certificates=certificates)
 
     def first_call() -> tuple[Question, Prediction, float]:
         with client() as first:
@@ -51,7 +57,7 @@ async def ask(cluster: LocalCluster, tap: Tap, picture: Image.Image, path: Path,
             spec = first.metadata(model).signature("serving_default").inputs[INPUT]
             tensor = image_tensor(picture, spec)
             answer = first.predict({INPUT: tensor}, model=model)
-        return Question(policy, server_name, model, tensor), answer, verified
+        return Question(server_name, certificates, model, tensor), answer, verified
 
     def other_call(but: str) -> Prediction | None:
         for _ in range(_NEW_CONNECTIONS):

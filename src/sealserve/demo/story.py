@@ -20,7 +20,7 @@ from sealserve.demo.proof import prove
 from sealserve.demo.question import ask
 from sealserve.demo.report import Reporter, Step
 from sealserve.demo.tap import Tap
-from sealserve.deploy.deployment import BrokerSection, Deployment, GatewaySection, ModelSection
+from sealserve.deploy.deployment import BrokerSection, Deployment, GatewaySection, ModelSection, TlsMode, TlsSection
 from sealserve.errors import MachineError
 from sealserve.gateway import find_nginx, require_usable_path
 from sealserve.local.cluster import LocalCluster, run_cluster
@@ -41,15 +41,25 @@ from sealserve.local.state import cluster_lock
 from sealserve.models.efficientnet import write_efficientnet_lite0
 
 MODEL = "efficientnet-lite0"
+_TLS: dict[TlsMode, str] = {
+    "attested": "no TLS certificate: each replica makes its own key inside the enclave",
+    "one-way": "a TLS certificate for replicas, which ordinary clients know too; its key goes to enclaves alone",
+    "two-way": "TLS certificates for replicas and for the client; replicas take clients that have one",
+}
 _ANY_PORT = Address("127.0.0.1", 0)
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """``image``: a picture of the user's own. ``directory``: where everything is made; kept for inspection."""
+    """What of the story can be chosen.
+
+    :param directory: where everything is made; kept for inspection. :param image: a picture of the user's own.
+    :param tls: the mode of TLS, as in ``deployment.yaml``.
+    """
 
     directory: Path
     image: Path | None = None
+    tls: TlsMode = "attested"
 
 
 def tell(settings: DemoSettings, reporter: Reporter) -> None:
@@ -71,6 +81,7 @@ def tell(settings: DemoSettings, reporter: Reporter) -> None:
         model=ModelSection(name=MODEL, path=layout.owner / "model"),
         broker=BrokerSection(listen=_ANY_PORT),
         gateway=GatewaySection(listen=_ANY_PORT),
+        tls=TlsSection(mode=settings.tls),
         state=directory,
     )
     claimed = claim(directory, "demonstration")
@@ -157,6 +168,8 @@ def _prepare(deployment: Deployment, layout: Layout, reporter: Reporter) -> Prep
         prepare_platform(layout)
         prepare_keys(deployment, layout, broker=broker)
         step.say(f"wrap key and the broker's certificate authority in {layout.owner}", owner=str(layout.owner))
+        mode = deployment.tls.mode
+        step.say(_TLS[mode], tls=mode)
     with reporter.step(3, "owner", "The model, sealed") as step:
         model = prepare_model(deployment, layout)
         step.say(

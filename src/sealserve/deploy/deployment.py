@@ -97,15 +97,37 @@ class ModelSection(Settings):
         return self.mount or f"/models/{self.name}"
 
 
+TlsMode = Literal["attested", "one-way", "two-way"]
+
+
 class TlsSection(Settings):
-    mode: Literal["attested"] = Field(
+    mode: TlsMode = Field(
         default="attested",
-        description="How clients know a replica. attested: the replica makes its key inside the enclave, and its "
-        "evidence vouches for that key.",
+        description="What replicas show. attested: a key made inside the enclave, which evidence vouches for. one-way: "
+        "a certificate of yours, which ordinary TLS clients know too; evidence vouches for its key. two-way: the "
+        "same, and clients have to show a certificate of yours.",
     )
     server_name: str = Field(
         default="replica.sealserve.internal",
         description="The server name (SNI) that replicas answer to and the gateway routes by. It needs no DNS entry.",
+    )
+    certificate: PathText | None = Field(
+        default=None,
+        description="With one-way and two-way, a certificate that you have already for server_name, in PEM, and after "
+        "it those that lead to its root. One is made if not given. Relative paths start at this file.",
+        examples=["server.pem"],
+    )
+    private_key: PathText | None = Field(
+        default=None, description="Its private key: PEM, no password, mode 0600.", examples=["server-key.pem"]
+    )
+    authority: PathText | None = Field(
+        default=None, description="What clients check that certificate by, in PEM.", examples=["server-ca.pem"]
+    )
+    client_authority: PathText | None = Field(
+        default=None,
+        description="With two-way, certificates in PEM of which one has to have signed every client's. An authority "
+        "and one client's certificate are made if not given.",
+        examples=["client-ca.pem"],
     )
 
     @field_validator("server_name")
@@ -246,6 +268,20 @@ class Deployment(Settings):
                 taken[address.port] = setting
         return self
 
+    @model_validator(mode="after")
+    def _certificates_fit_the_mode(self) -> Self:
+        tls = self.tls
+        own = {"certificate": tls.certificate, "private_key": tls.private_key, "authority": tls.authority}
+        given = [name for name, path in own.items() if path is not None]
+        if given and tls.mode == "attested":
+            raise SettingError(("tls", given[0]), "goes with mode: one-way or two-way; here replicas make their keys")
+        if given and len(given) < len(own):
+            missing = " and ".join(name for name in own if name not in given)
+            raise SettingError(("tls", given[0]), f"needs {missing} beside it")
+        if tls.client_authority is not None and tls.mode != "two-way":
+            raise SettingError(("tls", "client_authority"), f"goes with mode: two-way, not {tls.mode}")
+        return self
+
     def _addresses(self) -> dict[tuple[str, str], Address]:
         addresses = {("broker", "listen"): self.broker.listen, ("gateway", "listen"): self.gateway.listen}
         if self.gateway.rest_listen is not None:
@@ -272,9 +308,12 @@ def load_deployment(path: Path) -> Deployment:
     base = path.absolute().parent
     model = deployment.model
     batching = None if model.batching is None else _absolute(base, model.batching)
+    names = ("certificate", "private_key", "authority", "client_authority")
+    files = {name: _absolute(base, path) for name in names if (path := getattr(deployment.tls, name)) is not None}
     return deployment.model_copy(
         update={
             "model": model.model_copy(update={"path": _absolute(base, model.path), "batching": batching}),
+            "tls": deployment.tls.model_copy(update=files),
             "state": _absolute(base, deployment.state),
         }
     )

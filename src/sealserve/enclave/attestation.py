@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import grpc
 
 from sealserve.evidence import Attester
-from sealserve.ratls import TlsIdentity
 from sealserve.ratls.binding import client_report_data
 from sealserve.serving.errors import RequestError
 from sealserve.serving.methods import Service, unary_method
@@ -23,30 +22,38 @@ NONCE_SIZE = 32
 class AttestationService:
     """Answers :class:`EvidenceRequest` with a fresh quote.
 
-    :param identity: whose key the TLS server of this replica uses.
+    :param tls_key: SHA-256 of the SubjectPublicKeyInfo of the key that this replica's TLS servers use.
     :param replica: the replica's name, for people.
     :param models: what it serves, until :meth:`announce` says something else.
+    :param shared_tls_key: whether others than this enclave have that key.
     :param receipt_key: of :class:`~sealserve.enclave.receipts.ReceiptKey`; empty where there are no receipts.
     """
 
     def __init__(
         self,
-        identity: TlsIdentity,
+        tls_key: bytes,
         attester: Attester,
         *,
         replica: str,
         models: Sequence[ServedModel] = (),
         receipt_key: bytes = b"",
+        shared_tls_key: bool = False,
     ) -> None:
-        self._spki_digest = identity.spki_digest
+        self._tls_key = tls_key
         self._attester = attester
         self._replica = replica
         self._receipt_key = receipt_key
+        self._shared_tls_key = shared_tls_key
         self.announce(models)
 
     def announce(self, models: Sequence[ServedModel]) -> None:
         """Say from now on that the replica serves ``models``. Evidence that is being made has either claims, whole."""
-        claims = Claims(replica=self._replica, models=models, receipt_key=self._receipt_key)
+        claims = Claims(
+            replica=self._replica,
+            models=models,
+            receipt_key=self._receipt_key,
+            shared_tls_key=self._shared_tls_key,
+        )
         self._claims = claims.SerializeToString(deterministic=True)
 
     def service(self) -> Service:
@@ -64,5 +71,5 @@ class AttestationService:
         if len(request.nonce) != NONCE_SIZE:
             raise RequestError(f"the nonce must have {NONCE_SIZE} bytes")
         claims = self._claims  # once: they may change while the quote is made
-        quote = self._attester.quote(client_report_data(request.nonce, self._spki_digest, claims))
+        quote = self._attester.quote(client_report_data(request.nonce, self._tls_key, claims))
         return EvidenceResponse(quote=quote, claims=claims)

@@ -18,18 +18,18 @@ from sealserve.enclave.loaded_code import check_loaded_code
 from sealserve.enclave.loading import Storage
 from sealserve.enclave.receipts import ReceiptKey
 from sealserve.enclave.refresh import Refresher
+from sealserve.enclave.serving_tls import ServingTls
 from sealserve.errors import SealserveError
 from sealserve.evidence import Attester
 from sealserve.files import read_file
 from sealserve.logs import event, get_logger
 from sealserve.notify import notify
 from sealserve.ratls import TlsIdentity, create_identity
-from sealserve.secret import Secret
 from sealserve.serving import health, open_inference
 from sealserve.serving.core import ModelServer
-from sealserve.serving.grpc_server import SERVICE_NAME, GrpcServer, create_server
+from sealserve.serving.grpc_server import GrpcServer, listen
 from sealserve.serving.limits import Limits
-from sealserve.serving.methods import Service
+from sealserve.serving.prediction_service import PredictionService
 from sealserve.serving.reflection import reflection_services
 from sealserve.serving.tls import ServerTls
 from sealserve.serving.versions import ModelService
@@ -55,26 +55,38 @@ class _Replica:
         self._broker_ca = broker_ca
         self._attester = attester
         self._identity: TlsIdentity = create_identity(attester, server_names=[settings.server_name])
-        self._receipts = ReceiptKey(self._identity.spki_digest)
-        self._attestation = AttestationService(
-            self._identity, attester, replica=settings.name, receipt_key=self._receipts.public_key
-        )
         self._core = ModelServer()
-        self._model = GrantedModel(self._core, self._attestation, Storage(settings.sealed))
         self._failures: dict[str, str] = {}
 
     async def run(self, started: float) -> None:
-        first = await self._begin()
-        with self._identity.private_key_pem() as private_key:
-            server, port = create_server(
-                self._core,
-                address=self._settings.listen,
-                private_key_pem=private_key,
-                certificate_pem=self._identity.certificate_pem(),
-                extra_services=self._services(),
-                receipts=self._receipts,
+        # Importing the engine takes longer than the broker needs to answer.
+        engine = asyncio.create_task(asyncio.to_thread(_import_engine))
+        notify(STATUS="asking the key broker")
+        try:
+            first = await self._ask()
+        except BaseException:
+            engine.cancel()
+            raise
+        event(_log, logging.INFO, "key-granted", model=first.model.name, decision=first.decision)
+        try:
+            tls = ServingTls(first, self._identity)
+            receipts = ReceiptKey(tls.key)
+            attestation = AttestationService(
+                tls.key,
+                self._attester,
+                replica=self._settings.name,
+                receipt_key=receipts.public_key,
+                shared_tls_key=tls.shared,
             )
-            rest, rest_port = self._rest(private_key)
+            model = GrantedModel(self._core, attestation, Storage(self._settings.sealed))
+            await engine
+            await self._load(model, first)
+        finally:
+            first.wipe()
+        server, port = self._grpc(tls.server, attestation, receipts)
+        rest, rest_port = self._rest(tls.server, attestation)
+        if not tls.server.renewable:
+            tls.server.private_key_pem.wipe()
         # Until here a signal simply ends the process: it serves nobody yet.
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,30 +98,17 @@ class _Replica:
         seconds = time.monotonic() - started
         event(_log, logging.INFO, "replica-ready", port=port, rest_port=rest_port, seconds=round(seconds, 3))
         notify(READY=1)
-        await self._serve(server, rest, stop, Refresher(self._ask, self._model, first))
+        await self._serve(server, rest, stop, Refresher(self._ask, model, tls, first))
         event(_log, logging.INFO, "replica-stopped")
 
-    async def _begin(self) -> Grant:
-        """Get a grant and load what it names. :returns: the grant, wiped."""
-        # Importing the engine takes longer than the broker needs to answer.
-        engine = asyncio.create_task(asyncio.to_thread(_import_engine))
-        notify(STATUS="asking the key broker")
+    async def _load(self, model: GrantedModel, grant: Grant) -> None:
+        """Load what a grant names, or what it names as the one before. :raises SealserveError: neither can be had."""
+        notify(STATUS="loading the model")
         try:
-            grant = await self._ask()
-        except BaseException:
-            engine.cancel()
-            raise
-        event(_log, logging.INFO, "key-granted", model=grant.model.name, decision=grant.decision)
-        try:
-            await engine
-            notify(STATUS="loading the model")
-            await asyncio.to_thread(self._model.take, grant)
+            await asyncio.to_thread(model.take, grant)
         except SealserveError:
-            if self._model.answering is None:
+            if model.answering is None:
                 raise
-        finally:
-            grant.wipe()
-        return grant
 
     async def _ask(self, first: int = 0) -> Grant:
         """Ask the brokers, beginning with the one of this number."""
@@ -125,30 +124,39 @@ class _Replica:
             failures=self._failures,
         )
 
-    def _services(self) -> list[Service]:
-        """What the replica answers beside predictions. Which models there are is not for callers to say."""
+    def _grpc(self, tls: ServerTls, attestation: AttestationService, receipts: ReceiptKey) -> tuple[GrpcServer, int]:
+        # Which models there are is not for callers to say.
+        limits = Limits()
         services = [
-            self._attestation.service(),
+            PredictionService(self._core, max_bytes=limits.message_bytes).service(),
+            attestation.service(),
             ModelService(self._core, None).service(),
-            open_inference.service(self._core, max_bytes=Limits().message_bytes),
+            open_inference.service(self._core, max_bytes=limits.message_bytes),
         ]
-        names = [SERVICE_NAME, health.SERVICE_NAME, *(service.name for service in services)]
-        return [*services, *reflection_services(names)]
+        names = [health.SERVICE_NAME, *(service.name for service in services)]
+        server, ports = listen(
+            [*services, *reflection_services(names)],
+            addresses=[self._settings.listen],
+            tls=tls,
+            limits=limits,
+            reuse_port=True,
+            receipts=receipts,
+        )
+        return server, ports[0]
 
-    def _rest(self, private_key: Secret) -> tuple[RestServer, int] | tuple[None, None]:
+    def _rest(self, tls: ServerTls, attestation: AttestationService) -> tuple[RestServer, int] | tuple[None, None]:
         if self._settings.rest_listen is None:
             return None, None
         # Takes a third of the time of all imports.
         from sealserve.enclave.rest_attestation import evidence_work
         from sealserve.serving.rest.server import create_rest_server
 
-        tls = ServerTls(private_key, self._identity.certificate_pem())
         return create_rest_server(
             self._core,
             address=self._settings.rest_listen,
             tls=tls,
             reuse_port=True,
-            extra=evidence_work(self._attestation),
+            extra=evidence_work(attestation),
         )
 
     async def _serve(

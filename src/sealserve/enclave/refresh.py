@@ -16,6 +16,7 @@ from typing import NoReturn
 from sealserve.broker.client import GrantRefusedError
 from sealserve.broker.grant import Grant
 from sealserve.enclave.granted_model import GrantedModel
+from sealserve.enclave.serving_tls import ServingTls
 from sealserve.errors import BrokerRefusedError, SealserveError, TrustError
 from sealserve.logs import event, get_logger
 
@@ -43,12 +44,16 @@ class Refresher:
     """Keeps a replica at what the broker grants.
 
     :param ask: asks the brokers, beginning with the one of this number (counted around); gives a grant or raises.
-    :param model: what is served. :param first: the grant that the replica started with; wiped already.
+    :param model: what is served. :param tls: what it is served with. :param first: the grant that the replica started
+        with; wiped already.
     """
 
-    def __init__(self, ask: Callable[[int], Awaitable[Grant]], model: GrantedModel, first: Grant) -> None:
+    def __init__(
+        self, ask: Callable[[int], Awaitable[Grant]], model: GrantedModel, tls: ServingTls, first: Grant
+    ) -> None:
         self._ask = ask
         self._model = model
+        self._tls = tls
         self._revision = first.revision
         self._interval = float(first.refresh_seconds or DEFAULT_REFRESH_SECONDS)
         self._silent = 0
@@ -87,6 +92,7 @@ class Refresher:
         return self._interval
 
     async def _follow(self, grant: Grant) -> None:
+        self._tls.follow(grant)
         try:
             await _in_thread(lambda: self._model.take(grant))
         except SealserveError as error:

@@ -103,8 +103,10 @@ def file_option(file: Path) -> str:
 def _invitation(entry: Entry) -> str:
     option = file_option(Path(entry["file"]))
     rest = f" (gRPC) and {entry['rest']} (REST over TLS)" if entry.get("rest") else ""
+    tls = entry.get("tls", "attested")
+    own = "" if tls == "attested" else f"TLS is {tls}, for the name {entry['server_name']}.\n"
     return (
-        f"ready after {entry['seconds']:.1f} s on {entry['gateway']}{rest}. From another terminal:\n"
+        f"ready after {entry['seconds']:.1f} s on {entry['gateway']}{rest}. {own}From another terminal:\n"
         f"  sealserve verify{option}\n"
         f"  sealserve predict{option} --image PICTURE\n"
         f"  sealserve status{option}\n"

@@ -1,10 +1,11 @@
-"""The certificate authority of a local broker and the broker's certificate: X.509 (RFC 5280), EC P-256."""
+"""Certificates that the owner of a local cluster makes, and their authorities: X.509 (RFC 5280), EC P-256."""
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,23 +20,28 @@ from sealserve.files import PRIVATE, read_file, read_secret_file, write_atomical
 
 _BACKDATED = timedelta(minutes=5)
 _AUTHORITY_VALIDITY = timedelta(days=3650)
-_SERVER_VALIDITY = timedelta(days=90)
+_BROKER_VALIDITY = timedelta(days=90)
+OWNER_VALIDITY = timedelta(days=397)
+"""Of certificates that ordinary TLS clients meet: some refuse longer ones."""
 _RENEW_BEFORE = timedelta(days=30)
 
 
-def ensure_authority(key_file: Path, certificate_file: Path, *, name: str) -> bool:
+def ensure_authority(
+    key_file: Path, certificate_file: Path, *, name: str, of: str = "broker", renew_before: timedelta = _RENEW_BEFORE
+) -> bool:
     """Make a certificate authority, unless a valid one is there.
 
-    :param name: whom it is for, shown in its subject.
+    :param name: whom it is for, shown in its subject. :param of: whose certificates it signs.
+    :param renew_before: so long before its end there is a new one.
     :returns: whether a new one was made.
     """
     if certificate_file.exists() and key_file.exists():
         certificate = _read_certificate(certificate_file)
-        if certificate.not_valid_after_utc - datetime.now(UTC) > _RENEW_BEFORE:
+        if certificate.not_valid_after_utc - datetime.now(UTC) > renew_before:
             _read_key(key_file)
             return False
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"sealserve broker CA of {name}"[:64])])
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"sealserve {of} CA of {name}"[:64])])
     certificate = (
         _builder(subject, subject, key.public_key(), _AUTHORITY_VALIDITY)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -48,32 +54,82 @@ def ensure_authority(key_file: Path, certificate_file: Path, *, name: str) -> bo
 
 
 def ensure_server_certificate(
-    key_file: Path, certificate_file: Path, *, authority_key: Path, authority: Path, hosts: Sequence[str]
+    key_file: Path,
+    certificate_file: Path,
+    *,
+    authority_key: Path,
+    authority: Path,
+    hosts: Sequence[str],
+    subject: str = "sealserve key broker",
+    validity: timedelta = _BROKER_VALIDITY,
+    keep_key: bool = False,
 ) -> bool:
     """Make a server certificate for ``hosts`` (IP addresses and DNS names), unless a fitting one is there.
 
+    It is renewed when a third of its validity is left.
+
+    :param keep_key: a renewed certificate is of the same key.
     :returns: whether a new one was made.
     """
-    issuer = _read_certificate(authority)
     names = [_general_name(host) for host in dict.fromkeys(hosts)]
-    if certificate_file.exists() and key_file.exists() and _fits(certificate_file, issuer, names):
-        _read_key(key_file)
-        return False
-    key = ec.generate_private_key(ec.SECP256R1())
-    signer = _read_key(authority_key)
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sealserve key broker")])
-    certificate = (
-        _builder(subject, issuer.subject, key.public_key(), _SERVER_VALIDITY)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-        .sign(signer, hashes.SHA256())
-    )
-    _write(key_file, key, certificate_file, certificate)
-    return True
+    leaf = _Leaf(key_file, certificate_file, authority_key, authority, subject, validity)
+    return leaf.ensure(names, ExtendedKeyUsageOID.SERVER_AUTH, keep_key=keep_key)
+
+
+def ensure_client_certificate(
+    key_file: Path, certificate_file: Path, *, authority_key: Path, authority: Path, name: str
+) -> bool:
+    """Make a certificate for the client ``name``, unless a fitting one is there.
+
+    :returns: whether a new one was made.
+    """
+    leaf = _Leaf(key_file, certificate_file, authority_key, authority, name, OWNER_VALIDITY)
+    # The name of a client means nothing to replicas, but strict verifiers want an alternative name.
+    return leaf.ensure([x509.DNSName(name)], ExtendedKeyUsageOID.CLIENT_AUTH, keep_key=False)
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A certificate that an authority signs: its files, and what does not depend on what it is for."""
+
+    key_file: Path
+    certificate_file: Path
+    authority_key: Path
+    authority: Path
+    subject: str
+    validity: timedelta
+
+    def ensure(self, names: Sequence[x509.GeneralName], usage: x509.ObjectIdentifier, *, keep_key: bool) -> bool:
+        issuer = _read_certificate(self.authority)
+        if self.certificate_file.exists() and self.key_file.exists() and self._fits(issuer, names):
+            _read_key(self.key_file)
+            return False
+        kept = keep_key and self.key_file.exists()
+        key = _read_key(self.key_file) if kept else ec.generate_private_key(ec.SECP256R1())
+        signer = _read_key(self.authority_key)
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, self.subject[:64])])
+        builder = (
+            _builder(subject, issuer.subject, key.public_key(), self.validity)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        )
+        _write(self.key_file, key, self.certificate_file, builder.sign(signer, hashes.SHA256()))
+        return True
+
+    def _fits(self, issuer: x509.Certificate, names: Sequence[x509.GeneralName]) -> bool:
+        """Whether the certificate is by this issuer, for these names, and valid for a while."""
+        certificate = _read_certificate(self.certificate_file)
+        try:
+            certificate.verify_directly_issued_by(issuer)
+            present = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+            return False
+        enough_left = certificate.not_valid_after_utc - datetime.now(UTC) > self.validity / 3
+        return enough_left and set(names) <= set(present)
 
 
 def _builder(
@@ -109,18 +165,6 @@ def _general_name(host: str) -> x509.GeneralName:
     with contextlib.suppress(ValueError):
         return x509.IPAddress(ipaddress.ip_address(host))
     return x509.DNSName(host)
-
-
-def _fits(certificate_file: Path, issuer: x509.Certificate, names: Sequence[x509.GeneralName]) -> bool:
-    """Whether a certificate is by this issuer, for these names, and valid for a while."""
-    certificate = _read_certificate(certificate_file)
-    try:
-        certificate.verify_directly_issued_by(issuer)
-        present = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
-        return False
-    enough_left = certificate.not_valid_after_utc - datetime.now(UTC) > _RENEW_BEFORE
-    return enough_left and set(names) <= set(present)
 
 
 def _read_certificate(path: Path) -> x509.Certificate:

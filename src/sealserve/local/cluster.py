@@ -169,6 +169,7 @@ class LocalCluster:
                     gateway=str(self.gateway),
                     rest=None if self.rest is None else str(self.rest),
                     server_name=self.deployment.tls.server_name,
+                    tls=self.deployment.tls.mode,
                     model=self.deployment.model.name,
                     model_version=self.prepared.model.version,
                     processes=tuple(_process_state(process) for process in self.supervisor.processes),

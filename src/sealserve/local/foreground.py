@@ -85,6 +85,7 @@ def describe(cluster: LocalCluster) -> dict[str, object]:
         "rest": None if cluster.rest is None else str(cluster.rest),
         "policy": str(cluster.prepared.layout.client_policy),
         "server_name": deployment.tls.server_name,
+        "tls": deployment.tls.mode,
         "model": deployment.model.name,
         "model_version": cluster.prepared.model.version,
         "measurement": cluster.prepared.enclave.mrenclave.hex(),

@@ -66,6 +66,33 @@ class Layout:
         """What the store is encrypted under."""
         return self.owner / "master.key"
 
+    # --- and, with one-way and two-way TLS, what replicas show and ask for ---
+
+    @property
+    def server_authority_key(self) -> Path:
+        return self.owner / "server-ca-key.pem"
+
+    @property
+    def server_authority(self) -> Path:
+        return self.owner / "server-ca.pem"
+
+    @property
+    def server_key(self) -> Path:
+        """It reaches replicas by the broker alone."""
+        return self.owner / "server-key.pem"
+
+    @property
+    def server_certificate(self) -> Path:
+        return self.owner / "server.pem"
+
+    @property
+    def client_authority_key(self) -> Path:
+        return self.owner / "client-ca-key.pem"
+
+    @property
+    def client_authority(self) -> Path:
+        return self.owner / "client-ca.pem"
+
     # --- the platform: it sees ciphertext only ---
 
     @property
@@ -124,6 +151,19 @@ class Layout:
     @property
     def client_trust_root(self) -> Path:
         return self.client / "platform-root.pem"
+
+    @property
+    def client_roots(self) -> Path:
+        """What a client checks a server's certificate by, where the owner made that."""
+        return self.client / "server-ca.pem"
+
+    @property
+    def client_certificate(self) -> Path:
+        return self.client / "client.pem"
+
+    @property
+    def client_key(self) -> Path:
+        return self.client / "client-key.pem"
 
     # --- the supervisor ---
 

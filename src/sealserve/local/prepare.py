@@ -31,6 +31,7 @@ from sealserve.gateway import Nginx, find_nginx, require_usable_path
 from sealserve.local.certificates import ensure_authority, ensure_server_certificate
 from sealserve.local.layout import Layout
 from sealserve.local.ports import require_free
+from sealserve.local.tls import granted_tls, prepare_tls
 from sealserve.models.saved_model import find_versions, read_saved_model, require_variables
 from sealserve.sealing import SealedModel, generate_wrap_key, open_sealed_model, read_wrap_key, seal_model
 from sealserve.serving.batching import BatchingParameters
@@ -196,7 +197,10 @@ def prepare_platform(layout: Layout) -> None:
 
 
 def prepare_keys(deployment: Deployment, layout: Layout, *, broker: Address) -> None:
-    """The wrap key, the broker's certificate authority and its certificate."""
+    """The wrap key, the broker's certificate authority and its certificate, and what TLS of the owner's needs.
+
+    :raises ConfigurationError: certificates of the owner's are not usable.
+    """
     if not layout.wrap_key.exists():
         generate_wrap_key(layout.wrap_key)
     ensure_authority(layout.authority_key, layout.authority, name=deployment.name)
@@ -208,6 +212,7 @@ def prepare_keys(deployment: Deployment, layout: Layout, *, broker: Address) -> 
         hosts=["localhost", "127.0.0.1", "::1", broker.host],
     )
     write_atomically(layout.replica_authority, read_file(layout.authority))
+    prepare_tls(deployment, layout)
 
 
 def prepare_model(deployment: Deployment, layout: Layout, *, progress: Progress | None = None) -> PreparedModel:
@@ -321,6 +326,7 @@ def _fill_store(deployment: Deployment, layout: Layout, model: PreparedModel) ->
         for other in administration.grants():
             if other.deployment != deployment.name:
                 administration.delete_grant(other.deployment)
+        tls = granted_tls(deployment, layout, administration)
         administration.put_grant(
             GrantDocument.model_validate(
                 {
@@ -340,6 +346,7 @@ def _fill_store(deployment: Deployment, layout: Layout, model: PreparedModel) ->
                         "threads": str(deployment.replicas.threads_each),
                     }
                     | ({"batching": batching} if (batching := read_batching(deployment)) else {}),
+                    "tls": tls,
                 }
             )
         )

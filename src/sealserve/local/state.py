@@ -59,6 +59,7 @@ class ClusterState(BaseModel):
     gateway: str
     rest: str | None = None
     server_name: str
+    tls: str = "attested"
     model: str
     model_version: int
     processes: tuple[ProcessState, ...]

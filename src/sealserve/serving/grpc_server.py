@@ -163,11 +163,26 @@ def _quiet_grpc() -> None:
 
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(bytes(tls.private_key_pem.reveal()), tls.certificate_pem)],
-        root_certificates=tls.client_ca_pem,
-        require_client_auth=tls.client_ca_pem is not None,
-    )
+    requires = tls.client_ca_pem is not None
+    if not tls.renewable:
+        return grpc.ssl_server_credentials(
+            [_pair(tls)], root_certificates=tls.client_ca_pem, require_client_auth=requires
+        )
+    shown = tls.certificate_pem
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        if tls.certificate_pem == shown:
+            return None
+        shown = tls.certificate_pem
+        return grpc.ssl_server_certificate_configuration([_pair(tls)], tls.client_ca_pem)
+
+    first = grpc.ssl_server_certificate_configuration([_pair(tls)], tls.client_ca_pem)
+    return grpc.dynamic_ssl_server_credentials(first, renewed, requires)
+
+
+def _pair(tls: ServerTls) -> tuple[bytes, bytes]:
+    return bytes(tls.private_key_pem.reveal()), tls.certificate_pem
 
 
 __all__ = ["SERVICE_NAME", "GrpcServer", "create_server", "listen"]

@@ -23,14 +23,16 @@ class ServedModel(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Claims(_message.Message):
-    __slots__ = ("replica", "models", "receipt_key")
+    __slots__ = ("replica", "models", "receipt_key", "shared_tls_key")
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_KEY_FIELD_NUMBER: _ClassVar[int]
+    SHARED_TLS_KEY_FIELD_NUMBER: _ClassVar[int]
     replica: str
     models: _containers.RepeatedCompositeFieldContainer[ServedModel]
     receipt_key: bytes
-    def __init__(self, replica: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ..., receipt_key: _Optional[bytes] = ...) -> None: ...
+    shared_tls_key: bool
+    def __init__(self, replica: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ..., receipt_key: _Optional[bytes] = ..., shared_tls_key: _Optional[bool] = ...) -> None: ...
 
 class EvidenceResponse(_message.Message):
     __slots__ = ("quote", "claims")

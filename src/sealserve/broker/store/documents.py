@@ -159,6 +159,11 @@ def _trust_root(certificate: x509.Certificate) -> TrustRoot:
     return TrustRoot.from_certificate(certificate)
 
 
+def _certificates(text: str) -> str:
+    """Nothing but the certificates in a text. :raises ValueError: there are none."""
+    return "".join(_pem(found) for found in x509.load_pem_x509_certificates(text.encode()))
+
+
 def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(Encoding.PEM).decode()
 
@@ -205,19 +210,30 @@ class TlsDocument(Settings):
     """A certificate that the owner made for the enclaves of the grant.
 
     :param certificate: a chain in PEM, the enclaves' own first. :param key: the name of its private key in the store.
+    :param client_authority: certificates in PEM, one of which must have signed every client's; none asks clients for
+        nothing.
     """
 
     certificate: Annotated[str, Field(min_length=1, max_length=32 * 1024)]
     key: Name
     key_version: KeyNumber
+    client_authority: Annotated[str, Field(min_length=1, max_length=32 * 1024)] | None = None
 
     @field_validator("certificate")
     @classmethod
     def _is_a_chain(cls, text: str) -> str:
         try:
-            return "".join(_pem(found) for found in x509.load_pem_x509_certificates(text.encode()))
+            return _certificates(text)
         except ValueError:
             raise ValueError("must be certificates in PEM, the enclaves' own first") from None
+
+    @field_validator("client_authority")
+    @classmethod
+    def _are_certificates(cls, text: str | None) -> str | None:
+        try:
+            return None if text is None else _certificates(text)
+        except ValueError:
+            raise ValueError("must be certificates in PEM") from None
 
 
 class GrantDocument(Settings):

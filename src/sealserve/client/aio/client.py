@@ -181,6 +181,8 @@ class AsyncCaller:
                         await asyncio.to_thread(wish.hash_request)
                     reply = await borrowed.connection.run(request, deadline)
                     answered = True
+                    if reply.failed:
+                        self._pool.doubt(borrowed)
                     return (await read(reply, borrowed), borrowed.replica)
             except RETRIED as error:
                 await asyncio.sleep(

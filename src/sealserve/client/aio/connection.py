@@ -21,9 +21,13 @@ from sealserve.errors import SealserveError
 
 
 class AsyncConnection(asyncio.Protocol):
-    """Carries one exchange at a time. After an exception from :meth:`run`, also a cancellation, it is closed."""
+    """Carries one exchange at a time. After an exception from :meth:`run`, also a cancellation, it is closed.
+
+    :ivar heard: whether the other end ever said something, beyond the handshake.
+    """
 
     peer: Peer
+    judged: object | None = None
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -32,6 +36,7 @@ class AsyncConnection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._error: SealserveError | None = None
         self._writable = True
+        self.heard = False
 
     @property
     def protocol(self) -> Grpc | Rest:
@@ -77,6 +82,7 @@ class AsyncConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=CHUNK)
 
     def data_received(self, data: bytes) -> None:
+        self.heard = True
         if self._error is not None:
             return
         try:
@@ -96,7 +102,7 @@ class AsyncConnection(asyncio.Protocol):
         self._pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(lost(self._endpoint.address, exc))
+        self._fail(lost(self._endpoint.address, exc, heard=self.heard))
 
     def _pump(self) -> None:
         while self._writable and self._transport is not None and (data := self._http.outgoing()):

@@ -74,13 +74,14 @@ class AsyncPool:
             await self._slots.acquire()
         generation, connection, refused = self._generation, None, False
         try:
-            connection = self._take_idle() or await self._connect(deadline)
+            connection = self._take_idle() or await connect(self._endpoint, deadline.within(CONNECT_SECONDS))
             yield Borrowed(connection, await self._checked(connection, deadline))
         except TrustError:
             refused = True
             raise
         finally:
             if connection is not None:
+                self.reached = self.reached or connection.heard
                 # A call that was broken off has closed its connection.
                 if connection.reusable and not refused and not self._closed and generation == self._generation:
                     self._idle.append(connection)
@@ -96,9 +97,16 @@ class AsyncPool:
         try:
             check_answer(replica, policy, model, version)
         except ModelChangedError:
-            self._judgements.forget(replica.spki_digest)
+            self._judgements.forget(replica.spki_digest, borrowed.connection)
             borrowed.replica = replica = await self._judge(borrowed.connection, policy, deadline)
             check_answer(replica, policy, model, version)
+
+    def doubt(self, borrowed: Borrowed) -> None:
+        """The replica answered with an error, which names no model. Where the policy lists models, ask for evidence
+        before the next request, unless that was done a moment ago.
+        """
+        if self.lists_models and borrowed.replica is not None:
+            self._judgements.doubt(borrowed.replica.spki_digest, borrowed.connection)
 
     def drop_connections(self, *, for_good: bool = False) -> None:
         """As :meth:`sealserve.client.pool.VerifiedPool.drop_connections`."""
@@ -116,16 +124,13 @@ class AsyncPool:
             connection.close()
         return None
 
-    async def _connect(self, deadline: Deadline) -> AsyncConnection:
-        connection = await connect(self._endpoint, deadline.within(CONNECT_SECONDS))
-        self.reached = True
-        return connection
-
     async def _checked(self, connection: AsyncConnection, deadline: Deadline) -> VerifiedReplica | None:
         policy = self.policy
         if policy is None:
             return None
-        return self._judgements.find(connection.peer.key, policy) or await self._judge(connection, policy, deadline)
+        return self._judgements.find(connection.peer.key, policy, connection) or await self._judge(
+            connection, policy, deadline
+        )
 
     async def _judge(self, connection: AsyncConnection, policy: AppraisalPolicy, deadline: Deadline) -> VerifiedReplica:
         pauses, changing = pauses_of_a_change(deadline), None
@@ -141,9 +146,9 @@ class AsyncPool:
                 changing = error if isinstance(error, ModelChangingError) else None
                 pause = next(pauses, None) if changing else None
                 if pause is None:
-                    self._judgements.refuse(connection.peer.key, error, asked_at)
+                    self._judgements.refuse(connection.peer.key, error, asked_at, connection)
                     raise
                 await asyncio.sleep(pause)
             else:
-                self._judgements.accept(replica, policy, asked_at)
+                self._judgements.accept(replica, policy, asked_at, connection)
                 return replica

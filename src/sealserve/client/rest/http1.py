@@ -32,6 +32,8 @@ _CHUNK = 1 << 18  # of a body in one `outgoing`, between which a caller looks fo
 _OVERHEAD = 1 << 16  # what an answer may cost in bytes beyond twice its body
 _MOST_INFORMATIONAL = 8
 _WITHOUT_BODY = frozenset({204, 304})
+_RESET_CONTENT = 205  # has none either, but says so (RFC 9110, section 15.3.6)
+_STATUSES_END = 600
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # h11 lets them pass (RFC 9110, section 5.5, does not)
 
 
@@ -164,12 +166,16 @@ class RestProtocol:
                     raise _too_large(request)
                 self._body += event.data
             case h11.EndOfMessage():
+                if self._body and self._response is not None and self._response.status_code == _RESET_CONTENT:
+                    raise _broken("status 205 with a body")
                 self._over = True
             case _:
                 raise _broken("an answer that ends too early")
 
 
 def _check_head(response: h11.Response, request: RestRequest) -> None:
+    if response.status_code >= _STATUSES_END:
+        raise _broken(f"status {response.status_code}")
     headers = dict(response.headers)
     length = headers.get(b"content-length")
     if sum(len(name) + len(value) for name, value in response.headers) > MAX_HEADERS:

@@ -42,6 +42,11 @@ class RestReply:
     headers: tuple[tuple[str, str], ...]
     body: bytes = field(repr=False)
 
+    @property
+    def failed(self) -> bool:
+        """Whether it is an error."""
+        return self.status >= 400
+
     def header(self, name: str) -> str | None:
         """The value of a header, by its name in lower case; None if it is not there, or there twice."""
         values = [value for key, value in self.headers if key == name]

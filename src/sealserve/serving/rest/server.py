@@ -20,7 +20,7 @@ from sealserve.serving.rest.application import Application, cut, number_of
 from sealserve.serving.rest.door import BACKLOG, Door
 from sealserve.serving.rest.limits import RestLimits
 from sealserve.serving.rest.routes import Routes
-from sealserve.serving.rest.tls import server_context
+from sealserve.serving.rest.tls import load_certificate, server_context
 from sealserve.serving.rest.work import Work
 from sealserve.serving.tls import ServerTls
 
@@ -80,6 +80,13 @@ class RestServer:
     def set_serving(self, serving: bool) -> None:
         """What ``/readyz`` and its like say, if the models are loaded."""
         self._serving = serving
+
+    def renew(self, material: ServerTls) -> None:
+        """Show its certificate in handshakes from now on."""
+        if self._tls is not None:
+            # In the loop's thread, where every handshake begins.
+            with contextlib.suppress(RuntimeError):  # the server has ended
+                self._loop.call_soon_threadsafe(load_certificate, self._tls, material)
 
     def stop(self, grace: float | None = None) -> None:
         """Take no new requests, let those in flight finish for ``grace`` seconds, then cancel them. Returns when all
@@ -187,4 +194,6 @@ def create_rest_server(
     except RuntimeError as error:
         door.close()
         raise MachineError("cannot start a thread", hint="Allow the process more threads.") from error
+    if tls is not None:
+        tls.on_renewal(lambda: server.renew(tls))
     return server, int(door.getsockname()[1])

@@ -14,6 +14,24 @@ def server_context(material: ServerTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    load_certificate(context, material)
+    if material.client_ca_pem is not None:
+        try:
+            context.load_verify_locations(cadata=material.client_ca_pem.decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
+            raise InputError("the authority of the REST server's callers is not a certificate in PEM") from error
+        context.verify_mode = ssl.CERT_REQUIRED
+        # No sessions to resume: a caller's certificate is looked at in every handshake.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, material: ServerTls) -> None:
+    """Show its certificate in handshakes that begin from now on, in a thread in which none begins meanwhile.
+
+    :raises InputError: key or certificate are not usable.
+    """
     # OpenSSL takes paths only: a sealed file in memory has one that nobody outside can open.
     with memory_file("tls") as file:
         for part in (material.certificate_pem, b"\n", material.private_key_pem.reveal()):
@@ -25,16 +43,6 @@ def server_context(material: ServerTls) -> ssl.SSLContext:
             raise InputError(
                 "the REST server's private key or its certificate is not PEM, is encrypted, or they are no pair"
             ) from error
-    if material.client_ca_pem is not None:
-        try:
-            context.load_verify_locations(cadata=material.client_ca_pem.decode("ascii"))
-        except (ssl.SSLError, ValueError) as error:
-            raise InputError("the authority of the REST server's callers is not a certificate in PEM") from error
-        context.verify_mode = ssl.CERT_REQUIRED
-        # No sessions to resume: a caller's certificate is looked at in every handshake.
-        context.options |= ssl.OP_NO_TICKET
-        context.num_tickets = 0
-    return context
 
 
 def _no_password() -> bytes:
