@@ -2,17 +2,26 @@
 
 Unlike :class:`concurrent.futures.ThreadPoolExecutor`, the thread that was busy last is taken first: it is still warm,
 and most threads are never started. And a thread that the system refuses is no error: it would end grpcio's server.
+
+Before the interpreter ends, threads get some seconds to end their calls. A daemon that comes back from C++ later is
+ended by Python there and then, which C++ answers with ``terminate called without an active exception``, and SIGABRT.
 """
 
 from __future__ import annotations
 
+import atexit
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+_LAST_SECONDS = 5.0
+_LOOK = 0.005  # seconds between two looks
 
 
 class RequestThreads(futures.Executor):
@@ -28,6 +37,7 @@ class RequestThreads(futures.Executor):
         self._waiting: deque[Callable[[], None]] = deque()
         self._threads = 0
         self._closed = False
+        _all.add(self)
         with self._lock:
             self._start_thread(lambda: None)
 
@@ -67,6 +77,11 @@ class RequestThreads(futures.Executor):
                 worker.take(None)
             self._idle.clear()
 
+    def ended(self) -> bool:
+        """Whether all threads have ended, which they do after :meth:`shutdown`, each with its call."""
+        with self._lock:
+            return not self._threads
+
     def _start_thread(self, call: Callable[[], None]) -> None:
         # Daemons: a call that never returns must not keep the process from ending.
         threading.Thread(target=self._run, args=(call,), name=f"request-{self._threads}", daemon=True).start()
@@ -82,9 +97,24 @@ class RequestThreads(futures.Executor):
                     call = self._waiting.popleft()
                     continue
                 if self._closed:
-                    return
+                    break
                 self._idle.append(worker)
             call = worker.wait()
+        with self._lock:
+            self._threads -= 1
+
+
+_all: weakref.WeakSet[RequestThreads] = weakref.WeakSet()
+
+
+@atexit.register
+def _end() -> None:
+    end = time.monotonic() + _LAST_SECONDS
+    executors = list(_all)
+    for threads in executors:
+        threads.shutdown()
+    while time.monotonic() < end and not all(threads.ended() for threads in executors):
+        time.sleep(_LOOK)
 
 
 class _Worker:

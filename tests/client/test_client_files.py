@@ -20,6 +20,7 @@ from sealserve.client.inputs import input_spec, read_json, read_npy
 from sealserve.client.labels import best, imagenet_labels, read_labels
 from sealserve.client.metadata import Signature, TensorSpec
 from sealserve.errors import ImageError, InputError
+from sealserve.wire.bfloat16 import BFLOAT16, widen
 
 UINT8 = TensorSpec("images", "uint8", (None, 224, 224, 3))
 
@@ -94,6 +95,12 @@ def test_floating_point_inputs_get_their_range(pixels, low, high):
     assert black.dtype == np.float32
     assert (black == low).all()
     assert (whiteness == high).all()
+
+
+def test_a_picture_may_be_bfloat16():
+    tensor = image_tensor(Image.new("RGB", (9, 9), "white"), TensorSpec("x", "bfloat16", (None, 4, 4, 3)))
+    assert tensor.dtype == BFLOAT16
+    assert (widen(tensor) == 1).all()
 
 
 def test_channels_come_first_where_the_signature_has_them_first():
@@ -234,6 +241,12 @@ def test_json_takes_the_types_of_the_signature(wrapped, tmp_path):
     arrays = read_json(tmp_path / "x.json", SIGNATURE)
     assert arrays["x"].dtype == np.float32
     assert arrays["words"].tolist() == ["caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode(), b"\0\1"]
+
+
+def test_json_has_bfloat16_as_numbers(tmp_path):
+    (tmp_path / "x.json").write_text('{"inputs": [1.5, -2]}')
+    signature = Signature("serving_default", {"x": TensorSpec("x", "bfloat16", (None,))}, {})
+    assert widen(read_json(tmp_path / "x.json", signature)["x"]).tolist() == [1.5, -2]
 
 
 def test_json_may_leave_out_the_name_of_an_only_input(tmp_path):

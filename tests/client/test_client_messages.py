@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import hpack
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ from sealserve.client.errors import ConnectionLostError, DeadlinePassedError, No
 from sealserve.client.frames import FrameReader, frame
 from sealserve.client.headers import check_metadata, header_block, read_metadata_value
 from sealserve.client.http2 import UnaryProtocol
-from sealserve.client.messages import predict_request
+from sealserve.client.messages import predict_request, read_outputs
 from sealserve.client.retries import Retries
 from sealserve.errors import InputError
-from sealserve.wire.tensorflow_serving_pb2 import PredictRequest
+from sealserve.wire.bfloat16 import narrow, widen
+from sealserve.wire.tensorflow_pb2 import DataType
+from sealserve.wire.tensorflow_serving_pb2 import PredictRequest, PredictResponse
 from sealserve.wire.tensors import to_numpy
 
 
@@ -40,6 +44,22 @@ def test_a_request_in_parts_is_the_message(inputs):
         read = to_numpy(message.inputs[name])
         np.testing.assert_array_equal(read, array)
         assert read.dtype == array.dtype.newbyteorder("<")
+
+
+@pytest.mark.parametrize("count", [3, 20_000])
+def test_bfloat16_is_sent_as_it_is_and_read_as_float32(count):
+    numbers = np.arange(count, dtype=np.float32) / 4
+    arrays = {"ours": narrow(numbers)}
+    if importlib.util.find_spec("ml_dtypes"):
+        arrays["theirs"] = numbers.astype(importlib.import_module("ml_dtypes").bfloat16)
+    parts = predict_request(arrays, model="m", signature="s", version=None, outputs=[])
+    sent = PredictRequest.FromString(b"".join(parts)).inputs
+    outputs = read_outputs(PredictResponse(outputs=sent), 1 << 20)
+    assert outputs.keys() == arrays.keys()
+    for name, array in outputs.items():
+        assert sent[name].dtype == DataType.DT_BFLOAT16
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, widen(narrow(numbers)))
 
 
 def test_a_large_array_is_not_copied_and_odd_layouts_are_right():

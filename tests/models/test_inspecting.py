@@ -127,7 +127,8 @@ def changed(**change):
         (changed(function="StringUpper"), "StringUpper", True),
         (changed(function="Relu"), True, True),
         (changed(unused="Addons>Thing"), True, "Addons>Thing"),
-        (changed(string=True), "string tensor", True),
+        (changed(string=True), "string tensor: it may hold", True),
+        (changed(op="ParseExampleV2"), True, True),
         (changed(variable=True), "variables.index is missing", "variables.index is missing"),
     ],
 )
@@ -135,7 +136,8 @@ def test_which_engine_runs_it_is_judged_by_what_it_needs(tmp_path, message, open
     write_saved_model(tmp_path, 1, message)
     verdicts = {one.engine: one for one in describe_model(tmp_path).engines}
     for engine, expected in (("openvino", openvino), ("tensorflow", tensorflow)):
-        assert verdicts[engine].runs is (expected is True)
+        known = "it may hold" not in str(expected)
+        assert verdicts[engine].runs is ((expected is True) if known else None)
         assert expected is True or expected in verdicts[engine].reason
 
 

@@ -16,6 +16,8 @@ from sealserve.models.writing import write_saved_model
 from sealserve.serving.errors import CallerGoneError, RequestError, SignatureNotFoundError
 from sealserve.serving.model_files import MemoryFiles, directory_files
 from sealserve.serving.openvino_engine import OpenVinoEngine
+from sealserve.wire.bfloat16 import narrow, widen
+from sealserve.wire.tensorflow_pb2 import DataType
 from sealserve.wire.tensors import tensor_type
 
 
@@ -120,11 +122,20 @@ def test_files_without_a_saved_model_are_refused(engine):
         engine.load({})
 
 
-def test_a_tensorflow_lite_model_is_refused_with_a_way_out(engine):
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("other.tflite", b"", r"other\.tflite is a TensorFlow Lite model"),
+        ("model.tflite", b"", "OpenVINO cannot run"),
+        ("model.tflite", b"\x1c\0\0\0TFL3" + bytes(100), "OpenVINO cannot run"),
+    ],
+    ids=["name", "empty", "malformed"],
+)
+def test_a_tensorflow_lite_model_that_cannot_be_read_is_refused(engine, name, content, says):
     with MemoryFiles() as files:
-        with files.add("model.tflite") as file:
-            file.write(b"TFL3")
-        with pytest.raises(ModelError, match=r"model\.tflite is a TensorFlow Lite model"):
+        with files.add(name) as file:
+            file.write(content)
+        with pytest.raises(ModelError, match=says):
             engine.load(files)
 
 
@@ -219,12 +230,12 @@ def field(number, value):
     return bytes([number << 3 | 2, len(data)]) + data
 
 
-def onnx_model(operation):
-    """``y = operation(x, x)`` for float32 [n, 4], as the messages of ``onnx.proto``."""
+def onnx_model(operation, kind=1):
+    """``y = operation(x, x)`` for [n, 4] of a type (float32), as the messages of ``onnx.proto``."""
 
     def tensor(name):
         shape = field(1, field(2, "n")) + field(1, field(1, 4))
-        return field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))
+        return field(1, name) + field(2, field(1, field(1, kind) + field(2, shape)))
 
     node = field(1, "x") + field(1, "x") + field(2, "y") + field(4, operation)
     graph = field(1, node) + field(2, "g") + field(11, tensor("x")) + field(12, tensor("y"))
@@ -244,14 +255,25 @@ def test_an_onnx_model_answers_and_describes_itself(engine):
     assert (told.dtype, [dim.size for dim in told.tensor_shape.dim]) == (1, [-1, 4])
 
 
+def test_an_onnx_model_of_bfloat16_is_not_taken_for_one_of_float16(engine):
+    with MemoryFiles() as files:
+        with files.add("model.onnx") as file:
+            file.write(onnx_model("Add", 16))
+        model = engine.load(files)
+    x = narrow(np.float32([[1.5, -2, 3e38, 0.25]]))
+    assert widen(model.predict("serving_default", {"x": x})["y"]).tolist() == [[3, -4, np.inf, 0.5]]
+    assert model.signature_definitions["serving_default"].outputs["y"].dtype == DataType.DT_BFLOAT16
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
+        (onnx_model("Identity", 17), "x of model.onnx cannot be served: it is f8e4m3"),
         (onnx_model("NoSuchOperation"), "cannot convert the operation NoSuchOperation"),
         (b"", "no output in"),
         (b"\x08\x08\x3a\xff", "cannot be parsed|can't be parsed"),
     ],
-    ids=["operation", "empty", "malformed"],
+    ids=["float8", "operation", "empty", "malformed"],
 )
 def test_an_onnx_model_that_openvino_cannot_run_is_refused(engine, content, says):
     with MemoryFiles() as files:

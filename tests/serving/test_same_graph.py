@@ -89,6 +89,17 @@ def test_signatures_of_one_computation_are_compiled_once_and_answer_under_their_
     assert np.allclose(model.predict("second", {"c": x * 3})["d"], expected * 3)
 
 
+@pytest.mark.parametrize(("other", "is_same"), [("values", True), ("indices", False)])
+def test_outputs_are_told_apart_by_their_names_where_functions_were_opened(other, is_same):
+    graph = Graph()
+    for name, output in (("first", "values"), ("second", other)):
+        x = graph.input(f"{name}/x")
+        top = graph.node("TopKV2", f"{name}/top", x, "weights")
+        y = graph.node("Neg", f"{name}/y", f"{top}:{output}:0")
+        graph.signature(name, {"x": x}, {"y": y})
+    assert same(graph.saved_model()) == is_same
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -216,7 +227,13 @@ FUNCTIONS = {
         False,
         *(function("f", call("h")), function("g", call("i")), function("h", NEG), function("i", ABS)),
     ),
-    "another result": (False, function("f", NEG, unknown=b"\x22\x02ab"), function("g", NEG, unknown=b"\x22\x02ac")),
+    "another result": (
+        False,
+        *(
+            function("f", NEG, unknown=b"\x22\x06\n\x01a\x12\x01b"),
+            function("g", NEG, unknown=b"\x22\x06\n\x01a\x12\x01c"),
+        ),
+    ),
     "arguments that were called otherwise": (
         True,
         *(function("f", NEG, unknown=b"\x3a\x02ab"), function("g", NEG, unknown=b"\x3a\x02ac")),

@@ -23,6 +23,7 @@ from sealserve.errors import ModelError  # noqa: E402
 from sealserve.models.efficientnet import WEIGHTS_PACKAGE, write_efficientnet_lite0  # noqa: E402
 from sealserve.models.saved_model import read_saved_model  # noqa: E402
 from sealserve.serving.core import ModelServer  # noqa: E402
+from sealserve.serving.engines import create_engine  # noqa: E402
 from sealserve.serving.model_files import MemoryFiles  # noqa: E402
 
 MILITARY_UNIFORM = 652  # ImageNet's class of Grace Hopper's photograph
@@ -133,6 +134,30 @@ def test_the_photograph_is_a_military_uniform_for_every_engine(engine, serve, ef
         assert np.isclose(answers.sum(), 1, atol=1e-4)
         assert np.abs(answers - as_serving).max() < 1e-4
     assert ours[MILITARY_UNIFORM] > 0.3
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorflow"])
+def test_a_module_that_holds_a_keras_model_agrees_with_keras(name, tmp_path):
+    keras = pytest.importorskip("keras")
+
+    class Holder(tf.Module):
+        def __init__(self):
+            self.factor = tf.Variable(2.0)
+            self.network = keras.Sequential(
+                [keras.Input((4,)), keras.layers.Dense(3, bias_initializer="ones"), keras.layers.BatchNormalization()]
+            )
+
+        @tf.function(input_signature=[FLOATS])
+        def call(self, x):
+            return {"y": self.network(x) * self.factor}
+
+    holder, x = Holder(), np.random.default_rng(4).standard_normal((5, 4)).astype(np.float32)
+    holder.network.layers[1].moving_mean.assign([1.0, -2.0, 0.5])
+    tf.saved_model.save(holder, str(tmp_path / "1"), signatures=holder.call)
+    answer = load(create_engine(name, threads=1), tmp_path / "1").predict("serving_default", {"x": x})["y"]
+    np.testing.assert_allclose(answer, holder.call(x)["y"].numpy(), atol=1e-5)
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    np.testing.assert_allclose(answer, loaded.signatures["serving_default"](x=tf.constant(x))["y"].numpy(), atol=1e-5)
 
 
 def test_a_batch_is_answered_row_by_row(engine, efficientnet, photograph):

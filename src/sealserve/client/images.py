@@ -19,6 +19,7 @@ from sealserve.client.errors import RequestRefusedError
 from sealserve.client.metadata import TensorSpec
 from sealserve.errors import ImageError, InputError
 from sealserve.files import read_file
+from sealserve.wire.bfloat16 import narrow
 
 MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 100_000_000
@@ -104,14 +105,14 @@ def image_tensor(
     match spec.dtype:
         case "uint8":
             return batch
-        case "float" | "half" | "double":
-            dtype = {"float": np.float32, "half": np.float16, "double": np.float64}[spec.dtype]
+        case "float" | "half" | "double" | "bfloat16":
+            dtype = {"float": np.float32, "half": np.float16, "double": np.float64}.get(spec.dtype)
             values = batch.astype(np.float32)
             if pixels == "0..1":
                 values /= 255
             elif pixels == "-1..1":
                 values = values / 127.5 - 1
-            return values.astype(dtype)
+            return narrow(values) if dtype is None else values.astype(dtype)
         case "int32" | "int64":
             return batch.astype(spec.dtype)
         case _:

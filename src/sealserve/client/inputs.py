@@ -15,6 +15,7 @@ from sealserve.client.errors import RequestRefusedError
 from sealserve.client.metadata import Signature, TensorSpec
 from sealserve.errors import InputError
 from sealserve.files import explain_os_error, read_file
+from sealserve.wire.bfloat16 import narrow
 
 MAX_JSON_BYTES = 256 << 20
 
@@ -85,6 +86,8 @@ def _array(name: str, value: Any, signature: Signature) -> Array:
     try:
         if spec.dtype == "string":
             return np.array(_strings(value), dtype=object)
+        if spec.dtype == "bfloat16":
+            return narrow(np.array(value, dtype=np.float64))
         return np.array(value, dtype=_DTYPES.get(spec.dtype, spec.dtype))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise RequestRefusedError(f"the value given for {spec} does not fit it: {error}") from error

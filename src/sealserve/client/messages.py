@@ -20,6 +20,7 @@ from sealserve.client.errors import MalformedReplyError
 from sealserve.client.reply import Reply
 from sealserve.errors import InputError
 from sealserve.evidence import VerifiedEvidence
+from sealserve.wire.bfloat16 import BFLOAT16, widen
 from sealserve.wire.open_inference_pb2 import ModelInferResponse
 from sealserve.wire.tensorflow_pb2 import TensorProto, TensorShapeProto
 from sealserve.wire.tensorflow_serving_pb2 import (
@@ -140,11 +141,15 @@ def parse(kind: type[_Response], data: bytes | memoryview) -> _Response:
 
 
 def read_outputs(response: PredictResponse, max_bytes: int) -> dict[str, Array]:
-    """:raises MalformedReplyError: an output is malformed, or they take more than ``max_bytes``."""
+    """An answer's outputs; bfloat16 as float32, which NumPy can compute with.
+
+    :raises MalformedReplyError: an output is malformed, or they take more than ``max_bytes``.
+    """
     left, arrays = max_bytes, {}
     try:
         for name, tensor in response.outputs.items():
-            arrays[name] = array = to_numpy(tensor, max_bytes=max(left, 0))
+            array = to_numpy(tensor, max_bytes=max(left, 0))
+            arrays[name] = array = widen(array) if array.dtype == BFLOAT16 else array
             left -= array.nbytes
     except TensorError as error:
         raise MalformedReplyError(f"the server sent an output that cannot be read: {error.message}") from error

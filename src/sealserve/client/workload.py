@@ -11,6 +11,7 @@ from sealserve.client.errors import RequestRefusedError
 from sealserve.client.images import image_tensor
 from sealserve.client.inputs import input_spec
 from sealserve.client.metadata import Signature, TensorSpec
+from sealserve.wire.bfloat16 import narrow
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -57,6 +58,8 @@ def _dummy(spec: TensorSpec, batch: int, random: np.random.Generator) -> Array:
     match spec.dtype:
         case "float" | "half" | "double":
             return pixels.astype(_FLOATS[spec.dtype])
+        case "bfloat16":
+            return narrow(pixels)
         case "bool":
             return pixels > 127
         case "string":

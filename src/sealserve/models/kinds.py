@@ -30,7 +30,12 @@ _MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
 
 _OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x89HDF", "a Keras file in HDF5 form", "Load it in Keras, and export it with `model.export(directory)`."),
-    (4, b"TFL3", "a TensorFlow Lite model", "Take the SavedModel that it was made of, or convert it to ONNX."),
+    (
+        4,
+        b"TFL3",
+        "a TensorFlow Lite model",
+        "Put it into the directory of a version, as model/1/model.tflite: the engine openvino serves it there.",
+    ),
     (
         0,
         b"version https://git-lfs",

@@ -171,7 +171,7 @@ def interpret_saved_model(message: SavedModel, place: str) -> tuple[MetaGraphDef
         )
     meta_graph = _serving_graph(place, message)
     signatures = {
-        name: _signature(definition)
+        name: signature_of(definition)
         for name, definition in sorted(meta_graph.signature_def.items())
         if not name.startswith(_RESERVED)
     }
@@ -206,7 +206,8 @@ def _serving_graph(place: str, message: SavedModel) -> MetaGraphDef:
     )
 
 
-def _signature(definition: SignatureDef) -> Signature:
+def signature_of(definition: SignatureDef) -> Signature:
+    """What a signature takes and gives."""
     return Signature(
         inputs={name: _spec(info) for name, info in sorted(definition.inputs.items())},
         outputs={name: _spec(info) for name, info in sorted(definition.outputs.items())},

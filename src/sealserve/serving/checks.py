@@ -8,9 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from sealserve.errors import ModelError
 from sealserve.serving.engine import Array, Signature, TensorSpec
 from sealserve.serving.errors import RequestError
-from sealserve.wire.tensors import TensorError, tensor_type, type_name
+from sealserve.wire.tensors import TensorError, numpy_type, tensor_type, type_name
+
+
+def require_known_types(name: str, signature: Signature) -> None:
+    """:raises ModelError: a signature has a tensor of a type that no request can have."""
+    for alias, spec in (*signature.inputs.items(), *signature.outputs.items()):
+        try:
+            numpy_type(spec.data_type)
+        except TensorError as error:
+            raise ModelError(
+                f"the signature {name} cannot be served: {alias}: {error.message}",
+                hint="Export a signature that casts it, such as from int8 or to float.",
+            ) from error
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:

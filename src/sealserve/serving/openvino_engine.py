@@ -12,19 +12,20 @@ import openvino
 
 from sealserve.errors import ModelError
 from sealserve.logs import event, get_logger
-from sealserve.models.onnx_file import ONNX_FILE
 from sealserve.models.saved_model import DEFAULT_SIGNATURE, SAVED_MODEL_FILE, Signature
+from sealserve.serving.checks import require_known_types
 from sealserve.serving.engine import LoadedModel
 from sealserve.serving.frozen_graph import FrozenGraph, freeze
 from sealserve.serving.heap import give_back
 from sealserve.serving.model_files import MemoryFiles, ModelFiles
 from sealserve.serving.openvino_errors import USE_TENSORFLOW, explain_conversion_error
+from sealserve.serving.openvino_file import model_file, read_model_file
 from sealserve.serving.openvino_graph import is_light, read_graph
 from sealserve.serving.openvino_limits import narrowed
 from sealserve.serving.openvino_model import CompiledSignature, OpenVinoModel, Requests, require_same_type
-from sealserve.serving.openvino_onnx import read_onnx
 from sealserve.serving.same_graph import Descriptions
 from sealserve.serving.saved_model_files import definitions, parse, read
+from sealserve.serving.string_signature import Runs, StringSignature
 from sealserve.serving.weights import Weights
 from sealserve.wire.tensorflow_pb2 import DataType
 
@@ -65,8 +66,8 @@ class OpenVinoEngine:
         A signature other than the first that OpenVINO cannot run does not stop the others: asking for it gives its
         reason. The first is ``serving_default``, where the model has it.
         """
-        if ONNX_FILE in files and SAVED_MODEL_FILE not in files:
-            return self._load_onnx(files)
+        if (name := model_file(files)) is not None:
+            return self._load_file(files, name)
         meta_graph, signatures = parse(read(files))
         values = Weights(meta_graph.graph_def, files)
         frozen: dict[str, FrozenGraph] = {}
@@ -81,6 +82,7 @@ class OpenVinoEngine:
 
         for name in names:
             try:
+                require_known_types(name, signatures[name])
                 frozen[name] = freeze(meta_graph, name, values)
             except ModelError as error:
                 refuse(name, error)
@@ -89,7 +91,7 @@ class OpenVinoEngine:
         del meta_graph, values
         if isinstance(files, MemoryFiles):
             files.let_go((SAVED_MODEL_FILE, "variables/"))
-        compiled: dict[str, CompiledSignature] = {}
+        compiled: dict[str, Runs] = {}
         graphs = _Graphs(self._compile)
         for name in [name for name in names if name in frozen]:
             try:
@@ -99,24 +101,23 @@ class OpenVinoEngine:
         give_back()
         return OpenVinoModel(compiled, refused, signature_definitions)
 
-    def _load_onnx(self, files: ModelFiles) -> LoadedModel:
+    def _load_file(self, files: ModelFiles, name: str) -> LoadedModel:
         try:
-            model, signature, definition = read_onnx(files)
-            compiled = self._core.compile_model(model, _DEVICE, self._properties)
-            names = {alias: alias for alias in (*signature.inputs, *signature.outputs)}
+            read = read_model_file(files, name)
+            compiled = self._core.compile_model(read.model, _DEVICE, self._properties)
             requests = Requests(compiled, self._parallel_requests)
-            one = CompiledSignature(requests, DEFAULT_SIGNATURE, signature, inputs=names, outputs=names)
+            one = CompiledSignature(requests, read.name, read.signature, inputs=read.inputs, outputs=read.outputs)
         except (RuntimeError, ValueError, TypeError) as error:
-            raise explain_conversion_error(error, DEFAULT_SIGNATURE, hint="Export the ONNX model again.") from error
-        return OpenVinoModel({DEFAULT_SIGNATURE: one}, {}, {DEFAULT_SIGNATURE: definition})
+            raise explain_conversion_error(error, DEFAULT_SIGNATURE, hint="Export the model again.") from error
+        return OpenVinoModel({read.name: one}, {}, {read.name: read.definition()})
 
-    def _compile(self, name: str, signature: Signature, frozen: FrozenGraph) -> Requests:
+    def _compile(self, name: str, frozen: FrozenGraph) -> Requests:
         try:
             model = read_graph(self._core, frozen, name)
-            _refuse_casts(model, name, signature, frozen)
+            _refuse_casts(model, name, frozen)
             compiled = self._core.compile_model(model, _DEVICE, self._properties)
             # Not before: a conversion that fails names the operations, which says more.
-            _refuse_strings(name, signature)
+            _refuse_strings(name, frozen.signature)
             light = None
             if is_light(model) and self._properties.get(_THREADS) != 1:
                 light = self._core.compile_model(model, _DEVICE, {**self._properties, _THREADS: 1})
@@ -128,12 +129,12 @@ class OpenVinoEngine:
 class _Graphs:
     """The graphs of one model: signatures that compute the same have one together."""
 
-    def __init__(self, compile_graph: Callable[[str, Signature, FrozenGraph], Requests]) -> None:
+    def __init__(self, compile_graph: Callable[[str, FrozenGraph], Requests]) -> None:
         self._compile = compile_graph
         self._descriptions = Descriptions()
         self._known: dict[bytes, tuple[Requests, tuple[str, ...], tuple[str, ...]]] = {}
 
-    def signature(self, name: str, signature: Signature, frozen: FrozenGraph) -> CompiledSignature:
+    def signature(self, name: str, signature: Signature, frozen: FrozenGraph) -> Runs:
         """Compile a signature, or find what it is the same as. :raises ModelError: OpenVINO cannot run it."""
         same = self._descriptions.describe(frozen)
         order = tuple(frozen.inputs) if same is None else same.inputs
@@ -141,21 +142,22 @@ class _Graphs:
             requests, inputs, outputs = self._known[same.digest]
         else:
             inputs, outputs = tuple(frozen.inputs[alias] for alias in order), tuple(frozen.outputs.values())
-            requests = self._compile(name, signature, frozen)
+            requests = self._compile(name, frozen)
             if same is not None:
                 self._known[same.digest] = requests, inputs, outputs
-        if narrow := narrowed(signature):
+        if narrow := narrowed(frozen.signature):
             event(_log, logging.WARNING, "computed-in-narrower-types", signature=name, tensors=narrow)
-        return CompiledSignature(
+        plain = CompiledSignature(
             requests,
             name,
-            signature,
+            frozen.signature,
             inputs=dict(zip(order, inputs, strict=True)),
             outputs=dict(zip(frozen.outputs, outputs, strict=True)),
         )
+        return plain if frozen.strings is None else StringSignature(signature, plain, frozen.strings)
 
 
-def _refuse_casts(model: openvino.Model, name: str, signature: Signature, frozen: FrozenGraph) -> None:
+def _refuse_casts(model: openvino.Model, name: str, frozen: FrozenGraph) -> None:
     """The frozen graph casts outputs to the types that the signature says; the graph must have them already."""
     for alias, tensor in frozen.outputs.items():
         for port in model.outputs:
@@ -163,7 +165,7 @@ def _refuse_casts(model: openvino.Model, name: str, signature: Signature, frozen
             if tensor not in port.get_names() or cast.get_type_name() != "Convert":
                 continue
             if cast.input_value(0).get_element_type() != openvino.Type.dynamic:
-                require_same_type(cast.input_value(0), signature.outputs[alias], alias, name)
+                require_same_type(cast.input_value(0), frozen.signature.outputs[alias], alias, name)
 
 
 def _refuse_strings(name: str, signature: Signature) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import openvino
 
 from sealserve.errors import ModelError
 from sealserve.logs import event, get_logger
@@ -16,9 +15,11 @@ from sealserve.serving.engine import Array, Signature, TensorSpec, always
 from sealserve.serving.errors import RequestError, SignatureNotFoundError
 from sealserve.serving.openvino_errors import USE_TENSORFLOW, summary
 from sealserve.serving.openvino_limits import check_ranges
+from sealserve.serving.openvino_types import data_type_of
+from sealserve.serving.string_signature import Runs
 from sealserve.serving.turns import Turns
-from sealserve.wire.tensorflow_pb2 import SignatureDef
-from sealserve.wire.tensors import TensorError, numpy_type
+from sealserve.wire.bfloat16 import BFLOAT16
+from sealserve.wire.tensorflow_pb2 import DataType, SignatureDef
 
 _SMALL = 4096  # bytes of all inputs
 
@@ -32,7 +33,7 @@ class OpenVinoModel:
 
     def __init__(
         self,
-        compiled: Mapping[str, CompiledSignature],
+        compiled: Mapping[str, Runs],
         refused: Mapping[str, ModelError],
         definitions: Mapping[str, SignatureDef],
     ) -> None:
@@ -100,6 +101,11 @@ class CompiledSignature:
             require_same_type(compiled.inputs[self._inputs[alias]], spec, alias, name)
         for alias, spec in signature.outputs.items():
             require_same_type(compiled.outputs[self._outputs[alias]], spec, alias, name)
+        self._bfloat16 = {
+            alias
+            for alias, spec in (*signature.inputs.items(), *signature.outputs.items())
+            if spec.data_type == DataType.DT_BFLOAT16
+        }
 
     def predict(
         self, inputs: Mapping[str, Array], output_filter: Sequence[str], wanted: Callable[[], bool]
@@ -108,15 +114,24 @@ class CompiledSignature:
         names = select_outputs(self.signature, output_filter)
         check_inputs(self.signature, inputs)
         check_ranges(self.signature, inputs)
+        if self._bfloat16:
+            # OpenVINO shows its memory as float16 then; the bits are what is copied.
+            inputs = {alias: self._viewed(alias, array, np.float16) for alias, array in inputs.items()}
         request = self.requests.turns.take(wanted)
         try:
             request.run({self._inputs[alias]: array for alias, array in inputs.items()})
-            return {alias: request.output(self._outputs[alias]) for alias in names}
+            outputs = {alias: request.output(self._outputs[alias]) for alias in names}
         except RuntimeError as error:
             event(_log, logging.WARNING, "inference-failed", reason=error)
             raise RequestError(f"the model cannot be run on these inputs: {summary(str(error))}") from error
         finally:
             self.requests.turns.give_back(request)
+        if self._bfloat16:
+            outputs = {alias: self._viewed(alias, array, BFLOAT16) for alias, array in outputs.items()}
+        return outputs
+
+    def _viewed(self, alias: str, array: Array, kind: Any) -> Array:
+        return array.view(kind) if alias in self._bfloat16 else array
 
 
 class Requests:
@@ -203,11 +218,7 @@ def _find_port(ports: Sequence[Any], tensor_name: str, alias: str, signature: st
 def require_same_type(port: Any, spec: TensorSpec, alias: str, signature: str) -> None:
     """:raises ModelError: a tensor of OpenVINO's model has another type than the signature says."""
     kind = port.get_element_type()
-    try:
-        declared = numpy_type(spec.data_type)
-    except TensorError as error:
-        raise ModelError(f"the engine cannot run the signature {signature}: {alias}: {error.message}") from error
-    if kind == openvino.Type.dynamic or np.dtype(kind.to_dtype()) != declared:
+    if data_type_of(kind) != spec.data_type:
         raise ModelError(
             f"OpenVINO cannot run the signature {signature}: {alias} is {spec.dtype} there, and {kind.get_type_name()} "
             "in OpenVINO's model",

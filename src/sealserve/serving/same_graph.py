@@ -67,7 +67,7 @@ class Descriptions:
                 if name in frozen.weights:
                     parts.append(b"value " + name.encode())
                 for reference in node.input:
-                    source, output = split_reference(reference.removeprefix("^"))
+                    source, _, output = reference.removeprefix("^").partition(":")
                     parts.append(f"{reference[:1] == '^'} {number(source)} {output}".encode())
                 _update(digest, parts)
             _update(digest, [f"{len(frozen.outputs)} outputs".encode()])
@@ -108,7 +108,7 @@ class Descriptions:
             head.CopyFrom(function.signature)
             head.name = ""
             others = [one for one in _unknown_fields(function) if one[0] != _ARGUMENTS]
-            parts = [head.SerializeToString(), repr(others).encode()]
+            parts = [head.SerializeToString(), repr(others).encode(), repr(sorted(function.ret.items())).encode()]
             for node in function.node_def:
                 parts += [node.name.encode(), self._content(node, library), *(one.encode() for one in node.input)]
                 parts.append(b"")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sealserve.errors import ModelError
+from sealserve.models.onnx_file import ONNX_FILE
 from sealserve.models.saved_model import SAVED_MODEL_FILE, Signature, parse_saved_model
 from sealserve.serving.model_files import ModelFiles
 from sealserve.wire.tensorflow_pb2 import MetaGraphDef, SignatureDef
+
+TFLITE_FILE = "model.tflite"
 
 
 def read(files: ModelFiles) -> bytes:
@@ -16,13 +19,14 @@ def read(files: ModelFiles) -> bytes:
         for name in files:
             if name.endswith(".tflite"):
                 raise ModelError(
-                    f"{name} is a TensorFlow Lite model, which the engines here do not read",
-                    hint="Serve the SavedModel that it was made of, or convert it to ONNX as model.onnx.",
+                    f"{name} is a TensorFlow Lite model, which this engine does not read under this name",
+                    hint=f"Call it {TFLITE_FILE} and serve it with the engine openvino, or serve the SavedModel that "
+                    "it was made of.",
                 )
         raise ModelError(
             f"the model is no SavedModel: it has no {SAVED_MODEL_FILE}",
             hint="A model version is a directory that TensorFlow's `tf.saved_model.save` or Keras's `export` wrote; or "
-            "one with an ONNX model, as model.onnx, for the engine openvino.",
+            f"one with an ONNX or TensorFlow Lite model, as {ONNX_FILE} or {TFLITE_FILE}, for the engine openvino.",
         )
     file = files[SAVED_MODEL_FILE]
     file.seek(0)

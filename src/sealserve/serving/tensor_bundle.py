@@ -32,7 +32,6 @@ _ALIGNMENT = 64  # bytes: TensorFlow and OpenVINO copy arrays that lie otherwise
 
 # Bytes of an element of types that NumPy does not have.
 _OTHER_SIZES: dict[int, int] = {
-    DataType.DT_BFLOAT16: 2,
     DataType.DT_QINT8: 1,
     DataType.DT_QUINT8: 1,
     DataType.DT_QINT16: 2,

@@ -3,6 +3,11 @@
 A SavedModel says so by the operations that restore it, which are what TensorFlow Serving runs: ``RestoreV2`` reads
 names, ``AssignVariableOp`` (or ``Assign``) puts what it read into a variable. In models of TensorFlow 2 they stand in a
 function that gets the variables as arguments.
+
+Keras 3 stores another variable than the one that is read where a ``tf.Module`` holds a Keras model: it makes a copy
+while it exports, ``copy := kernel``, and only the copy is stored and restored (``_export_to_saved_model_graph`` in
+``keras/src/backend/tensorflow/core.py``). TensorFlow Serving refuses requests to such a model. Both have the same
+value, so that it is served here.
 """
 
 from __future__ import annotations
@@ -17,6 +22,8 @@ from sealserve.wire.tensors import type_name
 
 OPERATIONS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 
+# What TensorFlow 2 stores. In TensorFlow 1, a copy that was trained can have another value than its original.
+_OF_OBJECT = "/.ATTRIBUTES/VARIABLE_VALUE"
 _ASSIGN = frozenset({"AssignVariableOp", "Assign"})
 
 
@@ -29,6 +36,9 @@ class Variables:
     def __init__(self, graph: GraphDef, files: ModelFiles) -> None:
         try:
             self._names = dict(_stored_names(graph))
+            for copy, original in copies(graph.node):
+                if original not in self._names and self._names.get(copy, ("",))[0].endswith(_OF_OBJECT):
+                    self._names[original] = self._names[copy]
         except (IndexError, ValueError) as error:
             raise ModelError(
                 "what restores the model's variables is malformed", hint="Export the model again."
@@ -70,6 +80,16 @@ def split_reference(reference: str) -> tuple[str, int]:
         raise ModelError(f"the model's graph has a malformed reference {reference[:200]!r}") from error
 
 
+def copies(nodes: Iterable[NodeDef]) -> Iterator[tuple[str, str]]:
+    """Variables that begin as copies of others, and these."""
+    by_name = {node.name: node for node in nodes}
+    for node in by_name.values():
+        if node.op == "AssignVariableOp":
+            reading = by_name.get(_through_identities(by_name, node.input[1])[0])
+            if reading is not None and reading.op == "ReadVariableOp":
+                yield split_reference(node.input[0])[0], split_reference(reading.input[0])[0]
+
+
 def _stored_names(graph: GraphDef) -> Iterator[tuple[str, tuple[str, str]]]:
     yield from _assignments(graph.node)
     restoring = {
@@ -97,11 +117,7 @@ def _assignments(nodes: Iterable[NodeDef]) -> Iterator[tuple[str, tuple[str, str
     for node in by_name.values():
         if node.op not in _ASSIGN:
             continue
-        source, output = split_reference(node.input[1])
-        passed: set[str] = set()
-        while source not in passed and source in by_name and by_name[source].op == "Identity":
-            passed.add(source)
-            source, output = split_reference(by_name[source].input[0])
+        source, output = _through_identities(by_name, node.input[1])
         restore = by_name.get(source)
         if restore is None or restore.op != "RestoreV2":
             continue
@@ -109,6 +125,15 @@ def _assignments(nodes: Iterable[NodeDef]) -> Iterator[tuple[str, tuple[str, str
         if output < len(names):
             part = parts[output] if output < len(parts) else b""
             yield split_reference(node.input[0])[0], (names[output].decode(), part.decode())
+
+
+def _through_identities(by_name: Mapping[str, NodeDef], reference: str) -> tuple[str, int]:
+    source, output = split_reference(reference)
+    passed: set[str] = set()
+    while source not in passed and source in by_name and by_name[source].op == "Identity":
+        passed.add(source)
+        source, output = split_reference(by_name[source].input[0])
+    return source, output
 
 
 def _strings(node: NodeDef | None) -> list[bytes]:

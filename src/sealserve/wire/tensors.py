@@ -15,6 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, EncodeError
 
 from sealserve.errors import InputError
+from sealserve.wire.bfloat16 import BFLOAT16, is_bfloat16
 from sealserve.wire.tensorflow_pb2 import DataType, TensorProto, TensorShapeProto
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,6 +33,7 @@ _TYPES: dict[int, tuple[np.dtype[Any], str]] = {
     DataType.DT_FLOAT: (np.dtype("<f4"), "float_val"),
     DataType.DT_DOUBLE: (np.dtype("<f8"), "double_val"),
     DataType.DT_HALF: (np.dtype("<f2"), "half_val"),
+    DataType.DT_BFLOAT16: (BFLOAT16, "half_val"),
     DataType.DT_INT8: (np.dtype("i1"), "int_val"),
     DataType.DT_INT16: (np.dtype("<i2"), "int_val"),
     DataType.DT_INT32: (np.dtype("<i4"), "int_val"),
@@ -45,7 +47,7 @@ _TYPES: dict[int, tuple[np.dtype[Any], str]] = {
     DataType.DT_COMPLEX128: (np.dtype("<c16"), "dcomplex_val"),
     DataType.DT_STRING: (np.dtype(object), "string_val"),
 }
-_FROM_NUMPY = {dtype: number for number, (dtype, _) in _TYPES.items()}
+_FROM_NUMPY = {dtype: int(number) for number, (dtype, _) in _TYPES.items()}
 
 # Fields whose wire form is the array itself (packed fixed-size values): field number and the type of one value.
 _PACKED: dict[str, tuple[int, np.dtype[Any]]] = {
@@ -69,9 +71,10 @@ def type_name(data_type: int) -> str:
 
 
 def numpy_type(data_type: int) -> np.dtype[Any]:
-    """The NumPy type of a TensorFlow type; ``object`` (of ``bytes``) for strings.
+    """The NumPy type of a TensorFlow type: :data:`BFLOAT16` for bfloat16, ``object`` (of ``bytes``) for strings.
 
-    :raises TensorError: NumPy has no such type (bfloat16, quantized types, resources, variants).
+    :raises TensorError: there is none (quantized types, those of 8 and 4 bits that are no integers of C, resources,
+        variants).
     """
     try:
         return _TYPES[data_type][0]
@@ -84,10 +87,15 @@ def tensor_type(dtype: np.dtype[Any]) -> int:
 
     :raises TensorError: TensorFlow has no such type.
     """
+    known = _FROM_NUMPY.get(dtype)
+    if known is not None:
+        return known
     if dtype.kind in "SU":
         return int(DataType.DT_STRING)
+    if is_bfloat16(dtype):
+        return int(DataType.DT_BFLOAT16)
     try:
-        return int(_FROM_NUMPY[dtype.newbyteorder("<")])
+        return _FROM_NUMPY[dtype.newbyteorder("<")]
     except KeyError:
         raise TensorError(f"arrays of {dtype} have no counterpart among TensorFlow's types") from None
 
@@ -129,8 +137,8 @@ def to_numpy(tensor: TensorProto, *, max_bytes: int = MAX_BYTES) -> Array:
 def from_numpy(array: Array, *, typed_values: bool = False) -> TensorProto:
     """Write a tensor.
 
-    :param array: numbers, or strings (``bytes``, or ``str``, which is encoded as UTF-8) in an array of type ``object``,
-        ``S`` or ``U``.
+    :param array: numbers, of bfloat16 too (:func:`is_bfloat16`), or strings (``bytes``, or ``str``, which is encoded
+        as UTF-8) in an array of type ``object``, ``S`` or ``U``.
     :param typed_values: put numbers into the list of their type, as the answers of TensorFlow Serving have them, and
         not into ``tensor_content``, as ``tf.make_tensor_proto`` does with more than one element.
     :raises TensorError: the array's type has no counterpart in TensorFlow, an element is no string, or the array is
@@ -146,34 +154,35 @@ def write_tensor(tensor: TensorProto, array: Array, *, typed_values: bool = Fals
     data_type = tensor_type(array.dtype)
     dtype, field = _TYPES[data_type]
     tensor.dtype = data_type  # type: ignore[assignment]
-    tensor.tensor_shape.SetInParent()  # a scalar has a shape without dimensions
+    shape = tensor.tensor_shape
+    shape.SetInParent()  # a scalar has a shape without dimensions
     for size in array.shape:
-        tensor.tensor_shape.dim.add(size=size)
-    if data_type == DataType.DT_STRING:
+        shape.dim.add(size=size)
+    if field == "string_val":
         tensor.string_val.extend(_as_bytes(item) for item in array.ravel().tolist())
         return
     if array.nbytes >= 1 << 31:
         raise TensorError(f"an array of {array.nbytes} bytes does not fit into a message (2 GiB)")
-    values = np.ascontiguousarray(array, dtype=dtype)
+    values = np.ascontiguousarray(array.view(dtype) if dtype is BFLOAT16 else array, dtype=dtype)
     if array.size > 1 and not typed_values:
         tensor.tensor_content = values.tobytes()
     elif field in _PACKED:
         number, _ = _PACKED[field]
         tensor.MergeFromString(b"".join((_tag(number), _varint(values.nbytes), values.reshape(-1).view(np.uint8).data)))
     else:
-        plain = values.view("<u2") if dtype.kind == "f" else values
+        plain = values.view("<u2") if field == "half_val" else values
         getattr(tensor, field).extend(plain.ravel().tolist())
 
 
 def _declared_shape(shape: TensorShapeProto, item_size: int) -> tuple[int, ...]:
     if shape.unknown_rank:
         raise TensorError("the tensor does not say its shape")
-    sizes = tuple(dim.size for dim in shape.dim)
+    sizes = tuple([dim.size for dim in shape.dim])
     if len(sizes) > _MAX_DIMENSIONS:
         raise TensorError(f"the tensor declares {len(sizes)} dimensions; at most {_MAX_DIMENSIONS} are supported")
-    if any(size < 0 for size in sizes):
+    if min(sizes, default=0) < 0:
         raise TensorError(f"the tensor declares a negative dimension: {list(sizes)}")
-    if math.prod(size or 1 for size in sizes) * item_size > _MAX_INT64:
+    if math.prod([size or 1 for size in sizes]) * item_size > _MAX_INT64:
         raise TensorError(f"the tensor declares an impossible shape: {list(sizes)}")
     return sizes
 
@@ -207,7 +216,7 @@ def _from_field(tensor: TensorProto, field: str, dtype: np.dtype[Any]) -> Array:
     match dtype.kind:
         case "O":
             return _object_array(list(values))
-        case "f":
+        case "f" | "V":  # half_val: the bits of each
             return _checked(values, np.dtype("<u2")).view(dtype)
         case _:
             return _checked(values, dtype)
@@ -233,8 +242,8 @@ def _fill(values: Array, shape: tuple[int, ...], dtype: np.dtype[Any], max_bytes
             f"one would take more than {max_bytes} bytes"
         )
     if values.size <= 1:
-        last = values[0] if values.size else (b"" if dtype.kind == "O" else dtype.type(0))
-        return np.broadcast_to(np.array(last, dtype=dtype), shape)
+        last = values if values.size else _object_array([b""]) if dtype.kind == "O" else np.zeros(1, dtype)
+        return np.broadcast_to(last.reshape(()), shape)
     filled = np.empty(count, dtype=dtype)
     filled[: values.size] = values
     filled[values.size :] = values[-1]

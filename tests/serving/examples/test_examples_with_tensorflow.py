@@ -21,6 +21,7 @@ from tensorflow_serving.apis import (  # noqa: E402
 )
 
 from sealserve.serving.core import ModelServer  # noqa: E402
+from sealserve.serving.engines import create_engine  # noqa: E402
 from sealserve.serving.model_files import directory_files  # noqa: E402
 from sealserve.serving.warm_up import WARM_UP_FILE, warm_up  # noqa: E402
 from sealserve.wire.tensorflow_serving_pb2 import ClassificationResponse  # noqa: E402
@@ -29,18 +30,20 @@ from sealserve.wire.tensorflow_serving_serialized_pb2 import SerializedExamplesR
 FEATURES = {
     "x": tf.io.FixedLenFeature([2], tf.float32),
     "country": tf.io.FixedLenFeature([], tf.string, default_value="nowhere"),
+    "age": tf.io.FixedLenFeature([], tf.int64, default_value=3),
 }
 
 
 class Animals(tf.Module):
-    """Reads ``x`` and ``country`` from Examples."""
+    """Reads ``x`` and ``country`` from Examples; without words, ``age`` and no ``country``."""
 
-    def __init__(self):
+    def __init__(self, *, words):
+        self.words = words
         self.weights = tf.Variable(np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32))
 
     def _scores(self, inputs):
         features = tf.io.parse_example(inputs, FEATURES)
-        home = tf.strings.length(features["country"])
+        home = tf.strings.length(features["country"]) if self.words else features["age"]
         return tf.nn.softmax(features["x"] @ self.weights + tf.cast(home, tf.float32)[:, None])
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
@@ -54,10 +57,16 @@ class Animals(tf.Module):
         return {"outputs": self._scores(inputs)[:, :1] * 10}
 
 
+@pytest.fixture(scope="module", params=["function", "tensorflow", "openvino"])
+def place(request):
+    """TensorFlow called from a stub, or an engine."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, place):
     directory = tmp_path_factory.mktemp("animals") / "1"
-    module = Animals()
+    module = Animals(words=place != "openvino")
     signatures = {"serving_default": module.classify, "regress": module.regress}
     tf.saved_model.save(module, str(directory), signatures=signatures)
     return directory
@@ -69,13 +78,11 @@ def theirs(exported):
     return tf.saved_model.load(str(exported)).signatures
 
 
-@pytest.fixture(scope="module", params=["function", "engine"])
-def model(request, theirs, exported):
-    """TensorFlow called from a stub, and through the engine."""
-    if request.param == "engine":
-        engines = pytest.importorskip("sealserve.serving.engines")
+@pytest.fixture(scope="module")
+def model(place, theirs, exported):
+    if place != "function":
         with directory_files(exported) as files:
-            yield (loaded := engines.create_engine("tensorflow").load(files))
+            yield (loaded := create_engine(place).load(files))
         loaded.close()
         return
 
@@ -115,9 +122,9 @@ def example(x, country=None):
 
 
 EXAMPLES = [example([1, 2], b"de"), example([-1, 0.5])]
-CONTEXT = tf.train.Example(
-    features=tf.train.Features(feature={"country": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"francia"]))})
-)
+CONTEXT = tf.train.Example()
+CONTEXT.features.feature["country"].bytes_list.value.append(b"francia")
+CONTEXT.features.feature["age"].int64_list.value.append(1)
 
 
 def merged():

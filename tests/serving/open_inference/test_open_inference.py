@@ -17,13 +17,15 @@ from sealserve.serving.core import ModelServer
 from sealserve.serving.errors import RequestError, ServableNotFoundError, SignatureNotFoundError, UnsupportedError
 from sealserve.serving.open_inference.datatypes import DATATYPES
 from sealserve.wire import open_inference_pb2 as pb2
+from sealserve.wire.bfloat16 import widen
 from sealserve.wire.tensorflow_pb2 import DataType
 from sealserve.wire.tensors import tensor_type
 
-TYPES = {name: kind.item for name, kind in DATATYPES.items() if name != "BF16"}
+TYPES = {name: kind.item for name, kind in DATATYPES.items()}
 VALUES = {
     "BOOL": [[True, False, True]],
     "FP16": [[0.5, -2, 65504]],
+    "BF16": [[(0x3F00,), (0xC000,), (0x7F80,)]],
     "FP32": [[0.5, -2, 1e30]],
     "FP64": [[0.5, -2, 1e300]],
     "BYTES": [[b"", b"abc", "\u00e9".encode()]],
@@ -78,7 +80,8 @@ def echo_request(datatype, array, *, raw):
     if raw:
         message.raw_input_contents.append(raw_of(array))
     else:
-        getattr(tensor.contents, DATATYPES[datatype].field).extend(array.ravel().tolist())
+        values = widen(array) if datatype == "BF16" else array
+        getattr(tensor.contents, DATATYPES[datatype].field).extend(values.ravel().tolist())
     return message
 
 
@@ -100,7 +103,7 @@ def test_raw_inputs_have_raw_outputs(core, datatype):
     assert not output.HasField("contents")
 
 
-@pytest.mark.parametrize("datatype", [name for name in TYPES if name != "FP16"])
+@pytest.mark.parametrize("datatype", [name for name in TYPES if name not in {"FP16", "BF16"}])
 def test_typed_inputs_have_typed_outputs(core, datatype):
     array = array_of(datatype)
     answer = open_inference.infer(core, echo_request(datatype, array, raw=False))
@@ -110,9 +113,11 @@ def test_typed_inputs_have_typed_outputs(core, datatype):
     assert not answer.raw_output_contents
 
 
-def test_half_precision_comes_back_raw_because_the_protocol_has_no_other_form(core):
-    array = array_of("FP16")
-    answer = open_inference.infer(core, echo_request("FP16", array, raw=False))
+@pytest.mark.parametrize("datatype", ["FP16", "BF16"])
+def test_half_precision_comes_back_raw_because_the_protocol_has_no_other_form(core, datatype):
+    array = array_of(datatype)
+    answer = open_inference.infer(core, echo_request(datatype, array, raw=False))
+    assert answer.outputs[0].datatype == datatype
     assert list(answer.raw_output_contents) == [array.tobytes()]
 
 
@@ -314,7 +319,7 @@ def test_any_tensor_is_answered_or_refused_as_a_request(datatype, shape, raw, co
     core = ModelServer()
     core.add_model("echo", 1, echo_model())
     message = request("echo")
-    message.parameters["signature_name"].string_param = datatype if datatype != "BF16" else "FP32"
+    message.parameters["signature_name"].string_param = datatype
     message.inputs.add(name="x", datatype=datatype, shape=shape)
     if raw is not None:
         message.raw_input_contents.append(raw)
@@ -342,7 +347,7 @@ def test_metadata_tells_types_shapes_versions_and_engine(core):
         ("b", "FP32", [-1]),
     ]
     assert [one.name for one in answer.outputs] == ["y", "z"]
-    with pytest.raises(SignatureNotFoundError, match="the model has BOOL, BYTES"):
+    with pytest.raises(SignatureNotFoundError, match="the model has BF16, BOOL, BYTES"):
         open_inference.model_metadata(core, "echo")
     with pytest.raises(ServableNotFoundError):
         open_inference.model_metadata(core, "other")

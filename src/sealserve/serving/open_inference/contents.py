@@ -10,6 +10,7 @@ import numpy as np
 from sealserve.serving.engine import Array
 from sealserve.serving.errors import RequestError
 from sealserve.serving.open_inference.datatypes import DATATYPES, MAX_STRINGS, count_elements, find_datatype
+from sealserve.wire.bfloat16 import BFLOAT16, narrow
 from sealserve.wire.open_inference_pb2 import InferTensorContents
 
 _PART = 1 << 16  # elements: no other thread runs while one part is read
@@ -23,7 +24,7 @@ def read_contents(datatype: str, shape: Sequence[int], contents: InferTensorCont
     """Read a tensor; nothing is allocated for its shape before the values were counted against it.
 
     :param tensor: its name, for errors.
-    :returns: a read-only array; FP16 and BF16 are read from ``fp32_contents``, BF16 stays ``float32``.
+    :returns: a read-only array; FP16 and BF16 are read from ``fp32_contents``.
     :raises RequestError: values and shape do not fit, a value is out of range or in another field, or there is no such
         datatype.
     """
@@ -35,7 +36,7 @@ def read_contents(datatype: str, shape: Sequence[int], contents: InferTensorCont
     values = getattr(contents, kind.field)
     if len(values) != count:
         raise RequestError(f"input {tensor} has {len(values)} values; its shape {list(shape)} has {count}")
-    array = _read(values, kind.field, kind.item if datatype != "BF16" else np.dtype("<f4"), tensor).reshape(shape)
+    array = _read(values, kind.field, kind.item, tensor).reshape(shape)
     array.flags.writeable = False
     return array
 
@@ -58,6 +59,8 @@ def _read(values: Any, field: str, item: np.dtype[Any], tensor: str) -> Array:
         data = InferTensorContents(**{field: values}).SerializeToString() if len(values) else b""
         size = len(values) * _PACKED[field].itemsize
         numbers = np.frombuffer(data, _PACKED[field], offset=len(data) - size)
+        if item == BFLOAT16:
+            return narrow(numbers)
         with np.errstate(over="ignore"):  # what is too large for FP16 is infinite
             return np.asarray(numbers.astype(item, copy=False))
     array = np.empty(len(values), dtype=item)

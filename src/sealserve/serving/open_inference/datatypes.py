@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sealserve.serving.errors import RequestError
+from sealserve.wire.bfloat16 import BFLOAT16
 from sealserve.wire.tensorflow_pb2 import DataType
 from sealserve.wire.tensors import type_name
 
@@ -46,8 +47,7 @@ DATATYPES = {
     "FP16": Datatype(np.dtype("<f2"), "fp32_contents"),
     "FP32": Datatype(np.dtype("<f4"), "fp32_contents"),
     "FP64": Datatype(np.dtype("<f8"), "fp64_contents"),
-    # NumPy has no such type: the upper halves of FP32. A model is given FP32, which holds every value of BF16.
-    "BF16": Datatype(np.dtype("<u2"), "fp32_contents"),
+    "BF16": Datatype(BFLOAT16, "fp32_contents"),
     "BYTES": Datatype(np.dtype(object), "bytes_contents"),
 }
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from sealserve.serving.core import ModelChoice, ModelServer
-from sealserve.serving.engine import DEFAULT_SIGNATURE, Array, LoadedModel, always
+from sealserve.serving.engine import DEFAULT_SIGNATURE, Array, LoadedModel, TensorSpec, always
 from sealserve.serving.errors import RequestError, UnsupportedError
 from sealserve.serving.open_inference.contents import read_contents, write_contents
 from sealserve.serving.open_inference.datatypes import require_name
 from sealserve.serving.open_inference.raw import Raw, read_raw, write_raw
+from sealserve.wire.bfloat16 import BFLOAT16, widen
 from sealserve.wire.open_inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
+from sealserve.wire.tensorflow_pb2 import DataType
 from sealserve.wire.tensors import TensorError, tensor_type
 
 SIGNATURE_PARAMETER = "signature_name"
@@ -23,7 +25,10 @@ _REFUSED = ("shared_memory_", "sequence_", "classification")
 
 # Datatypes of which an array is no view of the raw contents, and how many times their size reading takes at most. Many
 # short strings take more, but there are at most 100,000.
-_COPIED = {"BOOL": 1, "BF16": 4, "BYTES": 2}
+_COPIED = {"BOOL": 1, "BYTES": 2}
+
+
+_ALWAYS_RAW = frozenset({"FP16", "BF16"})  # the protocol has no field for them
 
 
 def model_choice(name: str, version: str) -> ModelChoice:
@@ -52,9 +57,9 @@ def infer(
 ) -> ModelInferResponse:
     """Answer one request.
 
-    Answers have raw contents if the request has them, or if one of the outputs is FP16, for which the protocol has no
-    other; and typed ones otherwise. The parameter ``signature_name`` chooses the model's signature. Parameters that ask
-    for shared memory, sequences or classification are refused; others are ignored.
+    Answers have raw contents if the request has them, or if one of the outputs is FP16 or BF16, for which the protocol
+    has no other; and typed ones otherwise. The parameter ``signature_name`` chooses the model's signature. Parameters
+    that ask for shared memory, sequences or classification are refused; others are ignored.
 
     :param raw: in place of the request's ``raw_input_contents``, for who has them elsewhere.
     :param take: told of bytes before they are copied; may refuse them.
@@ -65,8 +70,14 @@ def infer(
     with core.use(choice) as (version, loaded):
         signature = find_signature(loaded, _signature_of(request.parameters))
         contents = request.raw_input_contents if raw is None else raw
-        inputs = _read_inputs(request, contents, take)
         declared = loaded.signatures.get(signature)
+        inputs = _read_inputs(request, contents, take)
+        for name, array in inputs.items():
+            # A model of FP32 holds every value of BF16.
+            if array.dtype == BFLOAT16 and declared is not None and _is_float(declared.inputs.get(name)):
+                if take is not None:
+                    take(2 * array.nbytes)
+                inputs[name] = widen(array)
         if not inputs and declared is not None and declared.inputs:
             raise RequestError(f"the request has no inputs; the signature has {', '.join(sorted(declared.inputs))}")
         for output in request.outputs:
@@ -124,6 +135,10 @@ def _read_inputs(
     return inputs
 
 
+def _is_float(spec: TensorSpec | None) -> bool:
+    return spec is not None and spec.data_type == DataType.DT_FLOAT
+
+
 def _aligned(array: Array, take: Callable[[int], None] | None) -> Array:
     """Within a body, an array may begin anywhere; engines read aligned ones."""
     if array.flags.aligned:
@@ -137,7 +152,7 @@ def _aligned(array: Array, take: Callable[[int], None] | None) -> Array:
 
 def _write_outputs(response: ModelInferResponse, outputs: Mapping[str, Array], *, raw: bool) -> None:
     names = {name: _datatype_of(array, name) for name, array in outputs.items()}
-    raw = raw or "FP16" in names.values()
+    raw = raw or not _ALWAYS_RAW.isdisjoint(names.values())
     for name, array in outputs.items():
         response.outputs.add(name=name, datatype=names[name], shape=array.shape)
         if raw:

@@ -24,7 +24,7 @@ def read_raw(datatype: str, shape: Sequence[int], data: Raw, *, tensor: str) -> 
     """Read a tensor; nothing is allocated for its shape before the data was counted against it.
 
     :param tensor: its name, for errors.
-    :returns: a read-only array, without a copy of numbers; BF16 as ``float32``, BYTES as an object array of ``bytes``.
+    :returns: a read-only array, without a copy of numbers; BYTES as an object array of ``bytes``.
     :raises RequestError: data and shape do not fit, or there is no such datatype.
     """
     item = find_datatype(datatype, tensor).item
@@ -40,8 +40,6 @@ def read_raw(datatype: str, shape: Sequence[int], data: Raw, *, tensor: str) -> 
         array = np.asarray(np.frombuffer(data, np.uint8) != 0)  # a byte other than 0 and 1 is no bool
     else:
         array = np.frombuffer(data, item)
-    if datatype == "BF16":
-        array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
     array = array.reshape(shape)
     array.flags.writeable = False
     return array

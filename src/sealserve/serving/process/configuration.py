@@ -9,12 +9,14 @@ from pathlib import Path
 
 from sealserve.errors import ConfigurationError, InputError, SealserveError
 from sealserve.logs import event, get_logger
+from sealserve.models.onnx_file import ONNX_FILE
 from sealserve.models.saved_model import SAVED_MODEL_FILE
 from sealserve.sealing.keys import read_wrap_key
 from sealserve.sealing.listing import INCOMPLETE_NAME, LIST_NAME, SEALS_NAME
 from sealserve.serving.errors import ModelsUnavailableError
 from sealserve.serving.process.options import ServeOptions
 from sealserve.serving.process.text_files import read_text
+from sealserve.serving.saved_model_files import TFLITE_FILE
 from sealserve.serving.versions import (
     PlainSource,
     SealedSource,
@@ -27,7 +29,7 @@ from sealserve.serving.versions import (
 from sealserve.wire.tensorflow_serving_config_pb2 import ModelServerConfig
 
 _FLAG = "model_config_file"
-_MODEL_FILES = (SAVED_MODEL_FILE, "model.onnx")
+_MODEL_FILES = (SAVED_MODEL_FILE, ONNX_FILE, TFLITE_FILE)
 
 _log = get_logger(__name__)
 

@@ -313,7 +313,7 @@ GROUPS = (
                 False,
                 "",
                 refusal=_TFLITE,
-                hint="Serve the SavedModel beside it.",
+                hint="Serve the SavedModel beside it; OpenVINO reads a model.tflite that stands alone.",
                 idle=(False,),
             ),
         ),

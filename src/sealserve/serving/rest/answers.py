@@ -13,6 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from sealserve.serving.engine import Array
 from sealserve.serving.errors import RequestError
 from sealserve.serving.rest.predict_request import Format
+from sealserve.wire.bfloat16 import widen
 from sealserve.wire.tensorflow_pb2 import SignatureDef
 from sealserve.wire.tensorflow_serving_pb2 import (
     ClassificationResponse,
@@ -65,6 +66,8 @@ def _value(name: str, array: Array) -> Any:
             return _strings(name, array)
         case "f":
             return float_values(array)
+        case "V":  # bfloat16 is the only one
+            return float_values(widen(array))
         case "b" | "i" | "u":
             return array.item() if array.ndim == 0 else np.ascontiguousarray(array)
         case _:

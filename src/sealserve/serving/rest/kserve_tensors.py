@@ -18,6 +18,7 @@ from sealserve.serving.rest.answers import float_values
 from sealserve.serving.rest.json_text import Take, everything, parse_object, shown
 from sealserve.serving.rest.numbers import MOST_DIMENSIONS, Numbers
 from sealserve.serving.rest.tensors import NotATensorError, make_array
+from sealserve.wire.bfloat16 import BFLOAT16, widen
 from sealserve.wire.open_inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -90,8 +91,6 @@ def _read_input(request: ModelInferRequest, given: Mapping[str, Any], rest: memo
 
 
 def _to_raw(data: Any, name: str, datatype: str, shape: Sequence[int]) -> bytes:
-    if datatype == "BF16":
-        raise RequestError(f"input {name}: BF16 has no values in JSON", hint="Send it as binary data.")
     try:
         array = make_array(data, find_datatype(datatype, name).item)
     except NotATensorError as error:
@@ -132,7 +131,7 @@ def write_infer(response: ModelInferResponse, wishes: Wishes) -> tuple[bytes, in
 
 
 def _data(name: str, array: Array) -> Any:
-    flat = array.ravel()
+    flat = widen(array.ravel()) if array.dtype == BFLOAT16 else array.ravel()
     if flat.dtype.kind != "O":
         return float_values(flat) if flat.dtype.kind == "f" else flat
     try:

@@ -17,6 +17,7 @@ from sealserve.serving.engine import Array
 from sealserve.serving.errors import RequestError, UnsupportedError
 from sealserve.serving.rest.json_text import shown, type_of
 from sealserve.serving.rest.numbers import MOST_DIMENSIONS, Numbers
+from sealserve.wire.bfloat16 import BFLOAT16, narrow, widen
 from sealserve.wire.tensors import TensorError, numpy_type, type_name
 
 _SPACES = str.maketrans("", "", " \t\n\r\v\f")
@@ -109,7 +110,7 @@ def _leaves(values: Sequence[Any], dtype: np.dtype[Any]) -> Array:
             if not kinds <= {bool}:
                 raise NotATensorError
             return np.array(values, dtype=dtype)
-        case "f":
+        case "f" | "V":
             if not kinds <= {int, float}:
                 raise NotATensorError
             try:
@@ -125,14 +126,15 @@ def _leaves(values: Sequence[Any], dtype: np.dtype[Any]) -> Array:
 
 def _convert(array: Array, dtype: np.dtype[Any]) -> Array:
     """From int64 or float64, as far as they fit."""
-    if dtype.kind == "f":
+    if dtype.kind in "fV":
         # By way of float64, as RapidJSON does: a large integer is rounded to it first.
         wide = array.astype(np.float64, copy=False)
         with np.errstate(over="ignore"):
-            narrow = wide.astype(dtype, copy=False)
-        if dtype.itemsize < 8 and (np.isinf(narrow) & np.isfinite(wide)).any():
+            converted = narrow(wide) if dtype == BFLOAT16 else wide.astype(dtype, copy=False)
+        numbers = widen(converted) if dtype == BFLOAT16 else converted
+        if dtype.itemsize < 8 and (np.isinf(numbers) & np.isfinite(wide)).any():
             raise NotATensorError
-        return narrow
+        return converted
     if dtype.kind not in "iu" or array.dtype.kind != "i":
         raise NotATensorError
     limits = np.iinfo(dtype)

@@ -22,6 +22,7 @@ import tensorflow as tf
 from sealserve.errors import ModelError
 from sealserve.logs import event, get_logger
 from sealserve.models.saved_model import DEFAULT_SIGNATURE, Signature
+from sealserve.serving.checks import require_known_types
 from sealserve.serving.engine import LoadedModel
 from sealserve.serving.model_files import ModelFiles
 from sealserve.serving.saved_model_files import definitions, parse, read
@@ -143,32 +144,38 @@ def _initialize(session: Any, meta_graph: Any, feeds: Mapping[str, str]) -> None
 
 
 def _refuse(graph: tf.Graph, signatures: Mapping[str, Signature]) -> dict[str, ModelError]:
-    """Signatures that name a tensor which the graph does not have.
+    """Signatures that cannot be used.
 
     :raises ModelError: the first is one of them: ``serving_default``, where the model has it.
     """
     refused: dict[str, ModelError] = {}
-    for name in sorted(signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name)):
-        for alias, spec in (*signatures[name].inputs.items(), *signatures[name].outputs.items()):
-            try:
-                tensor = graph.get_tensor_by_name(spec.name)
-            except (KeyError, ValueError):
-                what = f"has no tensor {spec.name or '(without a name)'}, which its signature {name} calls {alias}"
-            else:
-                if int(tensor.dtype.base_dtype.as_datatype_enum) == spec.data_type:
-                    continue
-                what = f"has a tensor {spec.name} of {tensor.dtype.base_dtype.name}; the signature {name} says {spec}"
-            refused.setdefault(
-                name,
-                ModelError(
-                    f"the model's graph {what}", hint="Export the model again, without sparse or composite tensors."
-                ),
-            )
-        if name in refused:
-            if len(refused) == 1 and name == min(signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name)):
-                raise refused[name]
-            event(_log, logging.WARNING, "signature-not-usable", signature=name, reason=refused[name])
+    names = sorted(signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
+    for name in names:
+        try:
+            _check(graph, name, signatures[name])
+        except ModelError as error:
+            if name == names[0]:
+                raise
+            event(_log, logging.WARNING, "signature-not-usable", signature=name, reason=error)
+            refused[name] = error
     return refused
+
+
+def _check(graph: tf.Graph, name: str, signature: Signature) -> None:
+    """:raises ModelError: a tensor is not in the graph or of another type there, or no request can have its type."""
+    for alias, spec in (*signature.inputs.items(), *signature.outputs.items()):
+        try:
+            tensor = graph.get_tensor_by_name(spec.name)
+        except (KeyError, ValueError):
+            what = f"has no tensor {spec.name or '(without a name)'}, which its signature {name} calls {alias}"
+        else:
+            if int(tensor.dtype.base_dtype.as_datatype_enum) == spec.data_type:
+                continue
+            what = f"has a tensor {spec.name} of {tensor.dtype.base_dtype.name}; the signature {name} says {spec}"
+        raise ModelError(
+            f"the model's graph {what}", hint="Export the model again, without sparse or composite tensors."
+        ) from None
+    require_known_types(name, signature)
 
 
 def _summary(error: Exception) -> str:

@@ -15,6 +15,7 @@ from sealserve.serving.engine import Array, Signature, Waiting, always
 from sealserve.serving.errors import CallerGoneError, SignatureNotFoundError
 from sealserve.serving.tensorflow.errors import explain
 from sealserve.serving.turns import Turns
+from sealserve.wire.bfloat16 import BFLOAT16, is_bfloat16
 from sealserve.wire.tensorflow_pb2 import SignatureDef
 
 
@@ -90,7 +91,7 @@ class TensorFlowModel:
         spec = self._find(signature)
         names = select_outputs(spec, output_filter)
         check_inputs(spec, inputs)
-        feeds = {spec.inputs[alias].name: array for alias, array in inputs.items()}
+        feeds = {spec.inputs[alias].name: _fed(array) for alias, array in inputs.items()}
         return {alias: spec.outputs[alias].name for alias in names}, feeds
 
     def _run(
@@ -136,11 +137,18 @@ def _options(wanted: Callable[[], bool]) -> Any:
     return None if left is None else tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(left * 1000)))
 
 
+def _fed(array: Array) -> Array:
+    """As TensorFlow has it."""
+    return array.view(tf.bfloat16.as_numpy_dtype) if array.dtype == BFLOAT16 else array
+
+
 def _own(value: Any, inputs: Any) -> Array:
     if isinstance(value, bytes):  # a string without dimensions
         array = np.empty((), dtype=object)
         array[()] = value
         return array
     array = np.asarray(value)
+    if is_bfloat16(array.dtype):
+        array = array.view(BFLOAT16)
     # TensorFlow neither copies what is fed nor what is fetched.
     return array.copy() if any(np.may_share_memory(array, given) for given in inputs) else array

@@ -17,10 +17,12 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 from sealserve.errors import ModelError
 from sealserve.serving.model_files import ModelFiles
 from sealserve.serving.tensor_bundle import INDEX_FILE, TensorBundle
+from sealserve.serving.variables import copies
 from sealserve.wire.tensors import type_name
 
 _RESTORE = "RestoreV2"
 _PREFIX = "sealserve_restore"
+_COPYING = frozenset({"VarHandleOp", "AssignVariableOp", "ReadVariableOp", "Identity"})
 _NO_FILE = "none://"  # where TensorFlow opens nothing, should an operation not be fed
 
 
@@ -37,9 +39,8 @@ def restore(session: Any, meta_graph: Any, files: ModelFiles) -> None:
         return
     bundle = TensorBundle(files)
     operation = session.graph.get_operation_by_name(name)
-    targets = [operation]
-    if _function(operation, meta_graph) is not None:
-        targets = _inline(session.graph, operation, _function(operation, meta_graph))
+    function = _function(operation, meta_graph)
+    targets = [operation] if function is None else _inline(session.graph, operation, function)
     feeds: dict[Any, Any] = {meta_graph.saver_def.filename_tensor_name: _NO_FILE}
     for reading in _readings(targets):
         names, parts = (_strings(tensor) for tensor in reading.inputs[1:3])
@@ -47,6 +48,24 @@ def restore(session: Any, meta_graph: Any, files: ModelFiles) -> None:
             if tensor.consumers():
                 feeds[tensor] = _value(bundle, tensor, stored, part)
     session.run(targets, feeds)
+    if function is not None:
+        _fill_originals(session)
+
+
+def _fill_originals(session: Any) -> None:
+    """Give variables that are not stored the values of their copies; see :mod:`sealserve.serving.variables`."""
+    graph = session.graph
+    operations = [operation.node_def for operation in graph.get_operations() if operation.type in _COPYING]
+    with graph.as_default():
+        for copy, original in copies(operations):
+            names = [graph.get_operation_by_name(name) for name in (copy, original)]
+            if any(operation.type != "VarHandleOp" for operation in names):
+                continue
+            handles = [operation.outputs[0] for operation in names]
+            is_there = [tf.raw_ops.VarIsInitializedOp(resource=handle) for handle in handles]
+            if session.run(is_there) == [True, False]:
+                value = tf.raw_ops.ReadVariableOp(resource=handles[0], dtype=names[0].get_attr("dtype"))
+                session.run(tf.raw_ops.AssignVariableOp(resource=handles[1], value=value))
 
 
 def _function(operation: Any, meta_graph: Any) -> Any:
