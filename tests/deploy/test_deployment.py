@@ -78,7 +78,20 @@ def test_threads_are_shared_among_replicas_but_never_less_than_one(monkeypatch: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tee": "sgx"}, "sgx is not available in this version"),
+        ({"model": {"engine": "tensorflow-serving"}}, "model.engine: tensorflow-serving runs with tee: sgx only"),
+        ({"image": {"name": "No Image"}}, "image.name: must be the name of an image"),
+        ({"image": {"base": "debian:12"}}, "image.base: must be pinned by digest"),
+        ({"image": {"base": "debian@sha256:12"}}, "image.base: must be NAME@sha256: and 64 hexadecimal digits"),
+        ({"image": {"brokers": []}}, "image.brokers: must have at least 1"),
+        ({"image": {"brokers": ["nowhere"]}}, "image.brokers[0]: is not an address"),
+        (
+            {"image": {"enclave_size": "3G"}},
+            "image.enclave_size: must be a power of two, as the processor demands: 2G or 4G",
+        ),
+        ({"image": {"enclave_size": "8GB"}}, "image.enclave_size: must be auto or a size such as"),
+        ({"image": {"enclave_size": "2M"}}, "image.enclave_size: must be from 256M to 1T"),
+        ({"image": {"max_threads": 2}}, "image.max_threads: must be auto or a number from 4"),
+        ({"image": {"isv_svn": 65536}}, "image.isv_svn: must be at most 65535"),
         ({"tee": "none"}, "simulated"),
         ({"name": "Has Capitals"}, "name"),
         ({"name": "-x"}, "name"),
@@ -117,6 +130,15 @@ def test_a_wrong_value_is_refused_with_its_line(tmp_path: Path, changes: dict[st
     assert f"{path}:" in caught.value.message
 
 
+def test_an_image_is_described_beside_its_deployment(tmp_path: Path) -> None:
+    base = "registry.example:5000/base/debian:12@sha256:" + 64 * "a"
+    image = {"name": "registry.example/team/classifier:1", "base": base, "broker_ca": "ca.pem", "enclave_size": "4G"}
+    deployment = load_deployment(_write(tmp_path, _merged(SMALLEST, {"tee": "sgx", "image": image})))
+    assert deployment.image.base == base
+    assert deployment.image.broker_ca == tmp_path / "ca.pem"
+    assert deployment.image.max_threads == "auto"
+
+
 @pytest.mark.parametrize("missing", ["name", "model"])
 def test_what_has_no_default_must_be_given(tmp_path: Path, missing: str) -> None:
     with pytest.raises(ConfigurationError, match=missing):
@@ -145,7 +167,8 @@ def test_the_template_explains_every_setting() -> None:
                 check(field.annotation)
 
     check(Deployment)
-    assert max(len(line) for line in text.splitlines()) <= 100
+    # A digest cannot be wrapped.
+    assert max(len(line) for line in text.splitlines() if "@sha256:" not in line) <= 100
 
 
 def test_any_number_of_ports_may_be_any_free_one(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from sealserve.broker.store.documents import TlsDocument
 from sealserve.client import OwnerCertificates
 from sealserve.deploy import Deployment
 from sealserve.errors import ConfigurationError, InputError, KeyFileError
-from sealserve.local import certificates
 from sealserve.local.certificates import ensure_authority, ensure_server_certificate
 from sealserve.local.layout import Layout
 from sealserve.local.ownership import claim
@@ -143,7 +142,7 @@ def test_a_certificate_near_its_end_is_renewed_for_the_same_key(
 ) -> None:
     wanted = deployment("two-way")
     with monkeypatch.context() as patch:
-        patch.setattr(certificates, "datetime", Earlier)
+        patch.setattr("sealserve.deploy.certificates.datetime", Earlier)
         prepare_tls(wanted, layout)
     first, client, key = (
         read(layout.server_certificate),
@@ -196,7 +195,7 @@ def test_what_clients_would_refuse_is_said_before_anything_starts(
     with pytest.raises(InputError, match="missing"):
         prepare_tls(deployment("one-way", **(mine.files | {"authority": tmp_path / "missing"})), layout)
 
-    monkeypatch.setattr(certificates, "datetime", Earlier)
+    monkeypatch.setattr("sealserve.deploy.certificates.datetime", Earlier)
     expired = tmp_path / "expired"
     expired.mkdir()
     with pytest.raises(ConfigurationError, match="certificate has expired"):

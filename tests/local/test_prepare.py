@@ -151,6 +151,14 @@ def test_a_version_named_01_is_refused_by_its_name(deployment: Deployment) -> No
         check_machine(deployment)
 
 
+def test_a_deployment_in_enclaves_is_for_images(deployment: Deployment) -> None:
+    with pytest.raises(
+        ConfigurationError, match="runs tee: simulated only, and this deployment has tee: sgx"
+    ) as caught:
+        check_machine(deployment.model_copy(update={"tee": "sgx"}))
+    assert "sealserve image render" in (caught.value.hint or "")
+
+
 def test_what_is_private_is_readable_by_its_owner_only(deployment: Deployment, layout: Layout) -> None:
     _prepare(deployment, layout)
     for path in (layout.wrap_key, layout.authority_key, layout.broker_key, layout.store, layout.master_key):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 
 import numpy as np
 import pytest
@@ -51,6 +53,18 @@ def test_a_variable_is_read_from_its_place():
         assert bundle.read("weights").shape == (2, 3)
         assert bundle.read("weights_2").data.tobytes() == other.tobytes()
         assert bundle.read("x").data_type == DataType.DT_FLOAT
+
+
+def test_variables_are_read_where_there_is_no_preadv(monkeypatch):
+    """As under Gramine, which has pread alone."""
+
+    def no_preadv(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    large = np.arange(1 << 20, dtype=np.float32)  # in several pieces
+    with files_of([HEADER, (b"w", entry(large, 3))], b"xxx" + large.tobytes()) as files:
+        monkeypatch.setattr(os, "preadv", no_preadv)
+        assert TensorBundle(files).read("w").data.tobytes() == large.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ COMMANDS = {
     "pf-crypt": ("sealserve.cli.pf_crypt", "pf_crypt"),
     "evidence": ("sealserve.cli.evidence", "evidence"),
     "broker": ("sealserve.cli.broker", "broker"),
+    "image": ("sealserve.cli.image", "image"),
+    "tls": ("sealserve.cli.tls", "tls"),
     "replica": ("sealserve.cli.replica", "replica"),
     "serve": ("sealserve.cli.serve", "serve"),
     "cloud": ("sealserve.cli.cloud", "cloud"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command(short_help="Run one attested replica.")
-@click.option("--name", required=True, help="Name of this replica, for logs and people.")
+@click.option("--name", default=socket.gethostname, help="Name of this replica, for people; the host's if none.")
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Where to serve gRPC over TLS.")
 @click.option("--rest-listen", metavar="HOST:PORT", help="Where to serve REST over TLS; nowhere if not given.")
 @click.option(
@@ -25,10 +26,10 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--sealed", required=True, type=EXISTING_DIRECTORY, help="Directory of the sealed model.")
 @click.option(
     "--tee",
-    type=click.Choice(["simulated", "tdx"]),
+    type=click.Choice(["simulated", "sgx", "tdx"]),
     default="simulated",
     show_default=True,
-    help="What this replica runs in. tdx: the TDX guest that this machine is.",
+    help="What this replica runs in. sgx: an enclave, under Gramine. tdx: the TDX guest that this machine is.",
 )
 @click.option(
     "--platform", type=EXISTING_DIRECTORY, help="Directory of the simulated SGX platform, for --tee simulated."
@@ -46,7 +47,7 @@ def replica(
     broker_ca: Path,
     deployment: str,
     sealed: Path,
-    tee: Literal["simulated", "tdx"],
+    tee: Literal["simulated", "sgx", "tdx"],
     platform: Path | None,
     server_name: str,
     broker_timeout: float,
@@ -67,11 +68,11 @@ def replica(
             broker_ca=broker_ca,
             deployment=deployment,
             sealed=sealed,
+            tee=tee,
             platform=platform,
             server_name=server_name,
             broker_timeout=broker_timeout,
             stop_grace=stop_grace,
             rest_listen=rest_listen,
-            tee=tee,
         )
     )

@@ -11,35 +11,18 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sealserve.addresses import Address, is_dns_name, parse_address
+from sealserve.addresses import Address, is_dns_name
 from sealserve.configuration import SettingError, Settings, load_yaml
 from sealserve.deploy.clouds import load_profile
+from sealserve.deploy.field_types import AddressText, PathText
+from sealserve.deploy.image_section import ImageSection
 from sealserve.errors import ConfigurationError, InputError
 
 FILE_NAME = "deployment.yaml"
-
-
-def _address(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_address(value, allow_any_port=True)
-    except InputError as error:
-        raise ValueError(f"is not an address. {error.hint}") from None
-
-
-def _given(value: Any) -> Any:
-    if isinstance(value, str) and not value.strip():
-        raise ValueError("must not be empty")
-    return value
-
-
-PathText = Annotated[Path, BeforeValidator(_given)]
-AddressText = Annotated[Address, BeforeValidator(_address), PlainSerializer(str)]
 
 
 class ModelSection(Settings):
@@ -58,10 +41,11 @@ class ModelSection(Settings):
         "pass for another. /models/NAME if not given.",
         examples=["/models/classifier"],
     )
-    engine: Literal["openvino", "tensorflow"] = Field(
+    engine: Literal["openvino", "tensorflow", "tensorflow-serving"] = Field(
         default="openvino",
         description="What runs the model. tensorflow runs every graph and is slower; it is an extra of its own: "
-        "pip install '.[tensorflow]'.",
+        "pip install '.[tensorflow]'. tensorflow-serving is the unmodified tensorflow_model_server under Gramine, with "
+        "tee: sgx only; its TLS is what its sealed ssl.cfg says.",
     )
     precision: Literal["f32", "bf16", "f16"] = Field(
         default="f32",
@@ -203,11 +187,11 @@ class Deployment(Settings):
         examples=["my-deployment"],
     )
     model: ModelSection = Field(description="The TensorFlow model to serve.")
-    tee: Literal["simulated", "tdx"] = Field(
+    tee: Literal["simulated", "sgx", "tdx"] = Field(
         default="simulated",
         description="What the replicas run in. simulated: ordinary processes with evidence under a root of its own. "
-        "It shows every step and protects nothing from this machine. tdx: TDX guests, each of which starts its replica "
-        "by itself (docs/tdx.md).",
+        "It shows every step and protects nothing from this machine. sgx: enclaves under Gramine, in the image that "
+        "`sealserve image` builds. tdx: TDX guests, each of which starts its replica by itself (docs/tdx.md).",
     )
     cloud: str | None = Field(
         default=None,
@@ -223,6 +207,9 @@ class Deployment(Settings):
     gateway: GatewaySection = Field(
         default=GatewaySection(),
         description="nginx, which balances over the replicas and cannot open what it forwards.",
+    )
+    image: ImageSection = Field(
+        default=ImageSection(), description="The image of the replicas, and what is measured of it, for tee: sgx."
     )
     state: PathText = Field(
         default=Path(".sealserve"),
@@ -240,13 +227,6 @@ class Deployment(Settings):
             )
         return value
 
-    @field_validator("tee", mode="before")
-    @classmethod
-    def _tee_works(cls, value: Any) -> Any:
-        if value == "sgx":
-            raise ValueError("sgx is not available in this version; simulated and tdx are")
-        return value
-
     @field_validator("cloud")
     @classmethod
     def _cloud_is_known(cls, value: str | None) -> str | None:
@@ -256,6 +236,12 @@ class Deployment(Settings):
             except ConfigurationError as error:
                 raise ValueError(f"{error.message}. {error.hint}") from None
         return value
+
+    @model_validator(mode="after")
+    def _engine_fits_tee(self) -> Self:
+        if self.model.engine == "tensorflow-serving" and self.tee != "sgx":
+            raise SettingError(("model", "engine"), "tensorflow-serving runs with tee: sgx only")
+        return self
 
     @model_validator(mode="after")
     def _addresses_differ(self) -> Self:
@@ -310,10 +296,13 @@ def load_deployment(path: Path) -> Deployment:
     batching = None if model.batching is None else _absolute(base, model.batching)
     names = ("certificate", "private_key", "authority", "client_authority")
     files = {name: _absolute(base, path) for name in names if (path := getattr(deployment.tls, name)) is not None}
+    image = deployment.image
+    broker_ca = None if image.broker_ca is None else _absolute(base, image.broker_ca)
     return deployment.model_copy(
         update={
             "model": model.model_copy(update={"path": _absolute(base, model.path), "batching": batching}),
             "tls": deployment.tls.model_copy(update=files),
+            "image": image.model_copy(update={"broker_ca": broker_ca}),
             "state": _absolute(base, deployment.state),
         }
     )

@@ -73,4 +73,6 @@ def _example(field: FieldInfo) -> Any:
 
 def _scalar(value: Any) -> str:
     plain = str(value) if isinstance(value, Address | Path) else value
-    return yaml.safe_dump(plain, width=10_000, allow_unicode=True).removesuffix("...\n").strip()
+    return (
+        yaml.safe_dump(plain, width=10_000, allow_unicode=True, default_flow_style=True).removesuffix("...\n").strip()
+    )

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from sealserve.enclave.measured import measured_settings
 from sealserve.errors import InputError
-from sealserve.evidence import Attester, SimulatedAttester, TsmAttester, measure_simulated_enclave
+from sealserve.evidence import (
+    Attester,
+    GramineAttester,
+    SimulatedAttester,
+    TsmAttester,
+    measure_simulated_enclave,
+)
 from sealserve.logs import event, get_logger
 
 if TYPE_CHECKING:
@@ -28,6 +34,8 @@ def create_attester(settings: ReplicaSettings, *, broker_ca: bytes) -> Attester:
     """
     if (settings.platform is None) == (settings.tee == "simulated"):
         raise InputError("--platform goes with --tee simulated, and only with it")
+    if settings.tee == "sgx":
+        return GramineAttester()  # deployment and authority are measured with the manifest
     measured = measured_settings(deployment=settings.deployment, broker_ca=broker_ca)
     if settings.platform is None:
         from sealserve.enclave.trust_domain import measure_settings

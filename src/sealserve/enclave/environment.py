@@ -18,13 +18,16 @@ from sealserve.notify import VARIABLE as NOTIFY_SOCKET
 KEPT = frozenset({NOTIFY_SOCKET, "TMPDIR"})
 """They say where to report readiness, and where temporary files of libraries may lie."""
 
-_SET = {"GRPC_VERBOSITY": "NONE"}  # or strangers could fill the log: gRPC's core writes a line about bad connections
+_SET = {
+    "GRPC_VERBOSITY": "NONE",  # or strangers could fill the log: gRPC's core writes a line about bad connections
+    "OPENBLAS_NUM_THREADS": "1",  # or NumPy starts a thread for each processor, and an enclave has no threads to spare
+}
 
 
 def drop_environment() -> None:
-    """Remove all variables but :data:`KEPT`, and make gRPC's core silent.
+    """Remove all variables but :data:`KEPT`, make gRPC's core silent, and keep NumPy to one thread.
 
-    To be called before OpenSSL, gRPC or OpenVINO is imported.
+    To be called before OpenSSL, gRPC, NumPy or OpenVINO is imported.
     """
     for name in list(os.environ):
         if name and name not in KEPT:

@@ -9,11 +9,11 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ReplicaSettings:
-    """What the host tells a replica. Nothing of it is trusted.
+    """What the host tells a replica. Nothing of it is trusted; under Gramine all of it stands in the manifest.
 
     :param listen: ``host:port`` for gRPC. :param rest_listen: the same for REST; none without it.
     :param brokers: ``host:port`` each, tried in order.
-    :param platform: the directory of the simulated platform, for ``simulated``.
+    :param platform: directory of the simulated platform, for ``simulated`` alone.
     :param broker_timeout: seconds to keep trying for a grant.
     :param stop_grace: seconds that requests in flight have after SIGTERM.
     """
@@ -24,9 +24,9 @@ class ReplicaSettings:
     broker_ca: Path
     deployment: str
     sealed: Path
-    platform: Path | None
     server_name: str
+    tee: Literal["simulated", "sgx", "tdx"] = "simulated"
+    platform: Path | None = None
     broker_timeout: float = 30.0
     stop_grace: float = 10.0
     rest_listen: str | None = None
-    tee: Literal["simulated", "tdx"] = "simulated"

@@ -127,11 +127,17 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address, Addr
     :returns: nginx, and the addresses of broker, gateway and REST, if there is any, with their ports settled.
     :raises ModelError: there is no model. :raises MachineError: there is no nginx, or a port is taken.
     :raises AttestationUnavailableError: the deployment is for TDX guests, and this machine is none.
-    :raises ConfigurationError: it is for TDX guests, and this is one; nginx cannot take the working directory's path,
-        or batching cannot be as it is asked for.
+    :raises ConfigurationError: it is for enclaves, or for TDX guests, and this is one; nginx cannot take the working
+        directory's path, or batching cannot be as it is asked for.
     """
     if deployment.tee == "tdx":
         raise _no_place_for_trust_domains()
+    if deployment.tee == "sgx":
+        raise ConfigurationError(
+            "`sealserve up` runs tee: simulated only, and this deployment has tee: sgx",
+            hint="`sealserve image render`, `build`, `sign` and `run` make and start replicas in enclaves, and "
+            "`sealserve image measure --policy` lets the key broker know them.",
+        )
     require_usable_path(Layout(deployment.state.absolute()).nginx)
     if not deployment.model.path.exists():
         fetch = shlex.join(["sealserve", "model", "fetch", "efficientnet-lite0", "--to", str(deployment.model.path)])

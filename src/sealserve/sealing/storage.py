@@ -13,6 +13,8 @@ from sealserve.errors import InputError
 from sealserve.files import explain_os_error
 from sealserve.sealing.errors import SealingTargetError
 
+_PIECE = 1 << 20  # bytes
+
 
 class Storage(Protocol):
     """Bytes at positions. Positions and sizes are in bytes; the file's own position is not used."""
@@ -46,9 +48,9 @@ class DescriptorStorage:
             try:
                 got = os.preadv(self._descriptor, [into[done:]], position + done)
             except OSError as error:
-                if error.errno != errno.ENOSYS:  # some library operating systems have pread alone
+                if error.errno != errno.ENOSYS:  # Gramine has pread alone
                     raise
-                piece = os.pread(self._descriptor, len(into) - done, position + done)
+                piece = os.pread(self._descriptor, min(len(into) - done, _PIECE), position + done)
                 got = len(piece)
                 into[done : done + got] = piece
             if not got:

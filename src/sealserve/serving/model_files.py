@@ -3,12 +3,14 @@
 Plaintext of a sealed model is in memory files only (memfd_create(2)), sealed against change: no name leads to them from
 outside the process, so that nobody can put another file in their place between verifying and loading. When the process
 ends, however it ends, the memory is gone. Memory can still be swapped out: a machine that is to keep the promise has no
-swap, or an encrypted one.
+swap, or an encrypted one. Gramine has no memfd_create(2): there they are in the enclave's own memory
+(:mod:`~sealserve.serving.enclave_files`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,7 @@ from typing import BinaryIO, Self
 
 from sealserve.errors import InputError, MachineError
 from sealserve.files import explain_os_error
+from sealserve.serving.enclave_files import EnclaveFile
 
 ModelFiles = Mapping[str, BinaryIO]
 """The files of one model version, open for reading, by names such as ``variables/variables.index``."""
@@ -42,12 +45,31 @@ def memory_file(name: str) -> Iterator[BinaryIO]:
 def seal(file: BinaryIO) -> None:
     """Make a memory file unchangeable for everybody, this process too."""
     file.flush()
-    fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, _SEALS)
+    # In an enclave there are no seals, and nobody else.
+    if not isinstance(file, EnclaveFile):
+        fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, _SEALS)
 
 
 def path_of(file: BinaryIO) -> str:
     """A path by which this process can open an open file once more, for libraries that take paths only."""
     return f"/proc/self/fd/{file.fileno()}"
+
+
+@contextlib.contextmanager
+def kept(file: BinaryIO) -> Iterator[str]:
+    """A path by which this process can open the file until the block ends, though ``file`` is closed before.
+
+    :raises OSError: no more files can be open.
+    """
+    if isinstance(file, EnclaveFile):
+        with file.kept() as path:
+            yield path
+        return
+    descriptor = os.dup(file.fileno())
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 class MemoryFiles(dict[str, BinaryIO]):
@@ -122,6 +144,11 @@ def _new_file(name: str) -> BinaryIO:
     shown = name.rpartition("/")[2].encode(errors="replace")[:_SHOWN_BYTES].decode(errors="ignore")
     try:
         descriptor = os.memfd_create(PREFIX + shown, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        return os.fdopen(descriptor, "w+b")
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise explain_os_error(error, name, "keep in memory") from error
+    try:
+        return EnclaveFile(PREFIX + shown)
     except OSError as error:
         raise explain_os_error(error, name, "keep in memory") from error
-    return os.fdopen(descriptor, "w+b")

@@ -17,6 +17,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from sealserve.errors import ModelError
+from sealserve.sealing.storage import DescriptorStorage
 from sealserve.serving.model_files import ModelFiles
 from sealserve.serving.tensor_slices import Extents, parse_part, parse_slice_key, size_of, within
 from sealserve.wire.tensorflow_pb2 import BundleEntryProto, BundleHeaderProto, DataType
@@ -167,13 +168,9 @@ class TensorBundle:
         # Before memory is taken for what the index says.
         if entry.offset + entry.size > os.fstat(descriptor).st_size:
             raise ModelError(f"{shard} is cut short", hint=_HINT)
-        data, at = aligned(entry.size), 0
-        while at < entry.size:
-            # Linux reads at most 2 GiB at once.
-            read = os.preadv(descriptor, [data[at:].data], entry.offset + at)
-            if not read:
-                raise ModelError(f"{shard} is cut short", hint=_HINT)
-            at += read
+        data = aligned(entry.size)
+        if DescriptorStorage(descriptor).read_at(entry.offset, data.data) < entry.size:
+            raise ModelError(f"{shard} is cut short", hint=_HINT)
         return data
 
 

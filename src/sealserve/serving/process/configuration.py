@@ -8,11 +8,12 @@ import threading
 from pathlib import Path
 
 from sealserve.errors import ConfigurationError, InputError, SealserveError
+from sealserve.files import read_file
 from sealserve.logs import event, get_logger
 from sealserve.models.onnx_file import ONNX_FILE
 from sealserve.models.saved_model import SAVED_MODEL_FILE
 from sealserve.sealing.keys import read_wrap_key
-from sealserve.sealing.listing import INCOMPLETE_NAME, LIST_NAME, SEALS_NAME
+from sealserve.sealing.listing import INCOMPLETE_NAME, LIST_NAME, MAX_LIST_BYTES, SEALS_NAME, ModelList
 from sealserve.serving.errors import ModelsUnavailableError
 from sealserve.serving.process.options import ServeOptions
 from sealserve.serving.process.text_files import read_text
@@ -153,5 +154,16 @@ def explain_missing(model: ServedModelConfig) -> str:
 
 
 def is_sealed(directory: Path) -> bool:
-    """Whether it holds a sealed model, or one that is being sealed or lost a part: never to be served as it lies."""
-    return any((directory / name).exists() for name in (LIST_NAME, SEALS_NAME, INCOMPLETE_NAME))
+    """Whether it holds a sealed model, or one that is being sealed or lost a part: never to be served as it lies.
+
+    On an encrypted mount of Gramine's a sealed model lies in the clear, its list too: then it is none.
+    """
+    if not any((directory / name).exists() for name in (LIST_NAME, SEALS_NAME, INCOMPLETE_NAME)):
+        return False
+    if (directory / INCOMPLETE_NAME).exists():
+        return True
+    try:
+        ModelList.decode(read_file(directory / LIST_NAME, limit=MAX_LIST_BYTES))
+    except SealserveError:
+        return True
+    return False

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any, BinaryIO
 
 from sealserve.errors import ModelError
 from sealserve.files import explain_os_error
-from sealserve.serving.model_files import ModelFiles
+from sealserve.serving.model_files import ModelFiles, kept
 
 _DIRECTORY = "assets"
 
@@ -16,32 +15,26 @@ _DIRECTORY = "assets"
 class OpenAssets:
     """The assets of a model version, open until :meth:`close`: an operation may read one at any time.
 
-    :ivar feeds: for each tensor that names an asset, ``/proc/self/fd/N`` of the open file, which leads to that file
-        whatever happens to the directory where it lay.
+    :ivar feeds: for each tensor that names an asset, a path that only this process can follow, and that leads to that
+        file whatever happens to the directory where it lay.
     :raises ModelError: an asset is missing.
     """
 
     def __init__(self, meta_graph: Any, files: ModelFiles) -> None:
         self.feeds: dict[str, str] = {}
-        self._descriptors: list[int] = []
-        try:
+        with contextlib.ExitStack() as stack:
             for asset in meta_graph.asset_file_def:
-                # A descriptor of its own: the files are closed when the model is loaded.
-                descriptor = os.dup(_find(files, asset.filename).fileno())
-                self._descriptors.append(descriptor)
-                self.feeds[asset.tensor_info.name] = f"/proc/self/fd/{descriptor}"
-        except OSError as error:
-            self.close()
-            raise explain_os_error(error, _DIRECTORY, "read") from error
-        except ModelError:
-            self.close()
-            raise
+                # The files themselves are closed when the model is loaded.
+                try:
+                    path = stack.enter_context(kept(_find(files, asset.filename)))
+                except OSError as error:
+                    raise explain_os_error(error, _DIRECTORY, "read") from error
+                self.feeds[asset.tensor_info.name] = path
+            self._files = stack.pop_all()
 
     def close(self) -> None:
         """Close the files."""
-        while self._descriptors:
-            with contextlib.suppress(OSError):
-                os.close(self._descriptors.pop())
+        self._files.close()
 
 
 def _find(files: ModelFiles, name: str) -> BinaryIO:
