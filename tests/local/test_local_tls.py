@@ -42,7 +42,7 @@ def deployment(mode: str, **settings: Any) -> Deployment:
 def granted(wanted: Deployment, layout: Layout) -> TlsDocument | None:
     """What the replicas are granted after an `up`."""
     prepare_platform(layout)
-    prepare_keys(wanted, layout, broker=BROKER)
+    prepare_keys(wanted, layout, brokers=[BROKER])
     model = PreparedModel(version=1, digest=bytes(32), files=1, size=1, newly_sealed=True)
     prepare_policies(wanted, layout, model, broker=BROKER)
     with BrokerSettings.load(layout.broker_configuration).open_store() as store:

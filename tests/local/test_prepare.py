@@ -47,7 +47,7 @@ def deployment(tmp_path: Path) -> Deployment:
 
 def _prepare(deployment: Deployment, layout: Layout) -> PreparedModel:
     prepare_platform(layout)
-    prepare_keys(deployment, layout, broker=BROKER)
+    prepare_keys(deployment, layout, brokers=[BROKER])
     model = prepare_model(deployment, layout)
     prepare_policies(deployment, layout, model, broker=BROKER)
     return model
@@ -156,7 +156,7 @@ def test_a_deployment_in_enclaves_is_for_images(deployment: Deployment) -> None:
         ConfigurationError, match="runs tee: simulated only, and this deployment has tee: sgx"
     ) as caught:
         check_machine(deployment.model_copy(update={"tee": "sgx"}))
-    assert "sealserve image render" in (caught.value.hint or "")
+    assert "sealserve prepare" in (caught.value.hint or "")
 
 
 def test_what_is_private_is_readable_by_its_owner_only(deployment: Deployment, layout: Layout) -> None:

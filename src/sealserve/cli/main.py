@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": ("sealserve.cli.demo", "demo"),
     "init": ("sealserve.cli.init", "init"),
     "up": ("sealserve.cli.cluster", "up"),
+    "prepare": ("sealserve.cli.prepare", "prepare"),
     "status": ("sealserve.cli.cluster", "status"),
     "logs": ("sealserve.cli.cluster", "logs"),
     "down": ("sealserve.cli.cluster", "down"),

@@ -166,7 +166,7 @@ def _prepare(deployment: Deployment, layout: Layout, reporter: Reporter) -> Prep
     nginx, broker, gateway, _ = check_machine(deployment)
     with reporter.step(2, "owner", "Keys and certificates, mode 0600") as step:
         prepare_platform(layout)
-        prepare_keys(deployment, layout, broker=broker)
+        prepare_keys(deployment, layout, brokers=[broker])
         step.say(f"wrap key and the broker's certificate authority in {layout.owner}", owner=str(layout.owner))
         mode = deployment.tls.mode
         step.say(_TLS[mode], tls=mode)

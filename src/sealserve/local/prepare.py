@@ -10,43 +10,38 @@ import hashlib
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from sealserve.addresses import Address
-from sealserve.broker.administration import BrokerAdministration
-from sealserve.broker.settings import BrokerSettings
-from sealserve.broker.store import GrantDocument, StoredPolicy
 from sealserve.deploy import Deployment
 from sealserve.enclave.measured import measured_settings
-from sealserve.errors import ConfigurationError, InputError, ModelError, SealError, SealserveError, TrustError
+from sealserve.errors import ConfigurationError, ModelError, SealError, SealserveError, TrustError
 from sealserve.evidence import SimulatedEnclave, ensure_simulated_platform, measure_simulated_enclave
 from sealserve.evidence.errors import AttestationUnavailableError
 from sealserve.evidence.tsm import TDX_GUEST
-from sealserve.files import PRIVATE, explain_os_error, read_file, write_atomically
+from sealserve.files import explain_os_error, read_file, write_atomically
 from sealserve.gateway import Nginx, find_nginx, require_usable_path
+from sealserve.local.broker_store import (
+    PreparedModel,
+    fill_store,
+    read_batching,
+    write_broker_configuration,
+    write_yaml,
+)
 from sealserve.local.certificates import ensure_authority, ensure_server_certificate
 from sealserve.local.layout import Layout
 from sealserve.local.ports import require_free
-from sealserve.local.tls import granted_tls, prepare_tls
+from sealserve.local.tls import prepare_tls
 from sealserve.models.saved_model import find_versions, read_saved_model, require_variables
 from sealserve.sealing import SealedModel, generate_wrap_key, open_sealed_model, read_wrap_key, seal_model
-from sealserve.serving.batching import BatchingParameters
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
 
 OnStep = Callable[[str, float], None]
 """Called when a step is done, with what it was and its seconds."""
-
-KEY_NAME = "model"
-"""The wrap key's name at the broker."""
-
-POLICY_NAME = "replicas"
-"""The replicas' policy's name at the broker."""
 
 
 class TrustRootChangedError(TrustError):
@@ -60,21 +55,6 @@ class TrustRootChangedError(TrustError):
             hint=f"If you made the platform anew yourself, run `rm {files}`: the next start trusts it. "
             "Otherwise find out who did.",
         )
-
-
-@dataclass(frozen=True)
-class PreparedModel:
-    """The sealed model.
-
-    :param version: the one to serve. :param digest: of the list of files, 32 bytes.
-    :param size: of the plaintext, in bytes. :param newly_sealed: whether this run sealed it.
-    """
-
-    version: int
-    digest: bytes
-    files: int
-    size: int
-    newly_sealed: bool
 
 
 @dataclass(frozen=True)
@@ -106,7 +86,7 @@ def prepare_cluster(
     with _timed(on_step, "simulated platform"):
         prepare_platform(layout)
     with _timed(on_step, "keys and certificates"):
-        prepare_keys(deployment, layout, broker=broker)
+        prepare_keys(deployment, layout, brokers=[broker])
     with _timed(on_step, "model sealed"):
         model = prepare_model(deployment, layout, progress=progress)
     with _timed(on_step, "policies"):
@@ -135,10 +115,22 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address, Addr
     if deployment.tee == "sgx":
         raise ConfigurationError(
             "`sealserve up` runs tee: simulated only, and this deployment has tee: sgx",
-            hint="`sealserve image render`, `build`, `sign` and `run` make and start replicas in enclaves, and "
-            "`sealserve image measure --policy` lets the key broker know them.",
+            hint="`sealserve prepare` makes what you, the platform and clients need for it, and says what comes next.",
         )
     require_usable_path(Layout(deployment.state.absolute()).nginx)
+    check_model(deployment)
+    nginx = find_nginx()
+    broker = require_free(deployment.broker.listen, setting="broker.listen")
+    gateway = require_free(deployment.gateway.listen, setting="gateway.listen")
+    rest = deployment.gateway.rest_listen
+    return nginx, broker, gateway, None if rest is None else require_free(rest, setting="gateway.rest_listen")
+
+
+def check_model(deployment: Deployment) -> None:
+    """Look whether there is a model, and how it is to be batched, before anything is made.
+
+    :raises ModelError: there is no model. :raises ConfigurationError: batching cannot be as it is asked for.
+    """
     if not deployment.model.path.exists():
         fetch = shlex.join(["sealserve", "model", "fetch", "efficientnet-lite0", "--to", str(deployment.model.path)])
         raise ModelError(
@@ -147,11 +139,6 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address, Addr
         )
     find_versions(deployment.model.path)
     read_batching(deployment)
-    nginx = find_nginx()
-    broker = require_free(deployment.broker.listen, setting="broker.listen")
-    gateway = require_free(deployment.gateway.listen, setting="gateway.listen")
-    rest = deployment.gateway.rest_listen
-    return nginx, broker, gateway, None if rest is None else require_free(rest, setting="gateway.rest_listen")
 
 
 def _no_place_for_trust_domains() -> SealserveError:
@@ -165,24 +152,6 @@ def _no_place_for_trust_domains() -> SealserveError:
         "TDX guest",
         hint="Start `sealserve replica --tee tdx` in this guest, and broker and gateway outside, as docs/tdx.md shows.",
     )
-
-
-def read_batching(deployment: Deployment) -> str:
-    """The batching parameters as text, which is empty for none.
-
-    :raises InputError: the file cannot be read. :raises ConfigurationError: it says what cannot be.
-    """
-    path = deployment.model.batching
-    if path is None:
-        return ""
-    try:
-        text = read_file(path).decode(errors="replace")
-    except InputError as error:
-        raise InputError(
-            f"{error}, which model.batching names", hint="Make that file, or take model.batching out: no batching then."
-        ) from error
-    BatchingParameters.from_text(text, source=f"{path}, which model.batching names,")
-    return text
 
 
 def prepare_platform(layout: Layout) -> None:
@@ -202,9 +171,10 @@ def prepare_platform(layout: Layout) -> None:
             write_atomically(path, platform.root_pem)
 
 
-def prepare_keys(deployment: Deployment, layout: Layout, *, broker: Address) -> None:
+def prepare_keys(deployment: Deployment, layout: Layout, *, brokers: Sequence[Address]) -> None:
     """The wrap key, the broker's certificate authority and its certificate, and what TLS of the owner's needs.
 
+    :param brokers: where replicas find it.
     :raises ConfigurationError: certificates of the owner's are not usable.
     """
     if not layout.wrap_key.exists():
@@ -215,7 +185,7 @@ def prepare_keys(deployment: Deployment, layout: Layout, *, broker: Address) -> 
         layout.broker_certificate,
         authority_key=layout.authority_key,
         authority=layout.authority,
-        hosts=["localhost", "127.0.0.1", "::1", broker.host],
+        hosts=["localhost", "127.0.0.1", "::1", *(broker.host for broker in brokers)],
     )
     write_atomically(layout.replica_authority, read_file(layout.authority))
     prepare_tls(deployment, layout)
@@ -299,67 +269,12 @@ def prepare_policies(
         "collateral": "../platform/simulated/collateral.json",
         "enclaves": [{"mrenclave": enclave.mrenclave.hex()}],
     }
-    _write_yaml(layout.replica_policy, "Which enclaves get the model's key.", policy)
-    _write_yaml(
+    write_yaml(layout.replica_policy, "Which enclaves get the model's key.", policy)
+    write_yaml(
         layout.client_policy,
         "Which enclaves a client sends its data to, and which model they have to serve.",
         policy | {"trust_root": layout.client_trust_root.name, "models": [model.digest.hex()]},
     )
-    _write_yaml(
-        layout.broker_configuration,
-        "The key broker.",
-        {
-            "listen": str(broker),
-            "certificate": layout.broker_certificate.name,
-            "private_key": layout.broker_key.name,
-            "store": layout.store.name,
-            "master_key": layout.master_key.name,
-        },
-    )
-    _fill_store(deployment, layout, model)
+    write_broker_configuration(layout, broker=broker)
+    fill_store(deployment, layout, model, threads=deployment.replicas.threads_each)
     return enclave
-
-
-def _fill_store(deployment: Deployment, layout: Layout, model: PreparedModel) -> None:
-    """What the broker grants. Nothing is written if the store holds it already."""
-    with (
-        BrokerSettings.load(layout.broker_configuration).create_store(actor="local cluster") as store,
-        read_wrap_key(layout.wrap_key) as wrap_key,
-    ):
-        administration = BrokerAdministration(store, actor="local cluster")
-        key = administration.ensure_key(KEY_NAME, wrap_key)
-        policy = administration.put_policy(StoredPolicy.from_file(POLICY_NAME, layout.replica_policy))
-        for other in administration.grants():
-            if other.deployment != deployment.name:
-                administration.delete_grant(other.deployment)
-        tls = granted_tls(deployment, layout, administration)
-        administration.put_grant(
-            GrantDocument.model_validate(
-                {
-                    "deployment": deployment.name,
-                    "policy": policy.name,
-                    "keys": {key.name: key.version},
-                    "model": {
-                        "name": deployment.model.name,
-                        "version": model.version,
-                        "digest": model.digest.hex(),
-                        "mount": deployment.model.mount_path,
-                        "key": key.name,
-                    },
-                    "arguments": {
-                        "engine": deployment.model.engine,
-                        "precision": deployment.model.precision,
-                        "threads": str(deployment.replicas.threads_each),
-                    }
-                    | ({"batching": batching} if (batching := read_batching(deployment)) else {}),
-                    "tls": tls,
-                }
-            )
-        )
-
-
-def _write_yaml(path: Path, comment: str, content: object, *, mode: int = PRIVATE) -> None:
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
-    write_atomically(
-        path, f"# {comment} Written by `sealserve up`; changes are lost at its next start.\n{text}", mode=mode
-    )
