@@ -47,6 +47,7 @@ class Sandbox:
             f"cpuinfo={directory}/cpuinfo",
             f"configfs={directory}/configfs",
             f"modules={directory}",
+            f"register={directory}/rtmr3",
         ]
         (self.apt / "sources.list.d").mkdir(parents=True)
         self.programs.mkdir()
@@ -56,11 +57,11 @@ class Sandbox:
         for name in _FAKES.split():
             self.fake(name, "")
         self.fake("id", "echo 0")
-        self.fake("uname", "case $1 in -m) echo x86_64 ;; *) echo 6.8.0 ;; esac")
+        self.fake("uname", "case $1 in -m) echo x86_64 ;; *) echo 6.16.0 ;; esac")
         self.fake("timedatectl", "echo yes")
         self.fake("getent", "")
         self.fake("mountpoint", "")
-        # A key file holds its fingerprints; that is what the stand-in for gpg reads in it.
+        # A key file holds its fingerprints; that is what the stand-in for gpg takes and gives.
         cases = " ".join(f"*/{name}) printf '{keys}\n' >\"$file\" ;;" for name, keys in _KEYS.items())
         self.fake(
             "curl",
@@ -68,7 +69,9 @@ class Sandbox:
             f'while [ "$1" != --output ]; do shift; done\nfile=$2\ncase $last in {cases} *) exit 22 ;; esac',
         )
         self.fake(
-            "gpg", 'for file; do :; done\nwhile read -r key; do printf "pub:\nfpr:::::::::$key:\n"; done <"$file"'
+            "gpg",
+            'case $* in\n*--import*) for file; do :; done; cp "$file" "$2/ring" ;;\n*--export*) cat "$2/ring" ;;\n'
+            '*) while read -r key; do printf "pub:\nfpr:::::::::$key:\n"; done <"$2/ring" ;;\nesac',
         )
 
     def fake(self, name: str, body: str) -> None:
@@ -115,7 +118,7 @@ def test_a_machine_is_prepared_and_prepared_again(sandbox: Sandbox, version: str
     assert set(packages.APT) <= set(installed.split())
     assert sandbox.called("usermod")[:2] == ["usermod -aG sgx somebody", "usermod -aG sgx_prv somebody"]
     assert "systemctl restart aesmd" in sandbox.called("systemctl")
-    assert (sandbox.apt / "keyrings/intel-sgx.asc").read_text().strip() == packages.INTEL_FINGERPRINT
+    assert (sandbox.apt / "keyrings/intel-sgx.gpg").read_text().strip() == packages.INTEL_FINGERPRINT
 
 
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt-get is not on this machine")
@@ -128,7 +131,7 @@ def test_apt_itself_reads_the_repositories(sandbox: Sandbox) -> None:
     assert done.stderr == ""
     repositories = set(re.findall(r"^Repo-URI: (.*)$", done.stdout, re.MULTILINE))
     assert repositories == {f"{packages.INTEL_REPOSITORY}/", packages.GRAMINE_REPOSITORY}
-    for name, key in [("intel-sgx.list", "intel-sgx.asc"), ("gramine.list", "gramine.gpg")]:
+    for name, key in [("intel-sgx.list", "intel-sgx.gpg"), ("gramine.list", "gramine.gpg")]:
         assert f"signed-by={sandbox.apt}/keyrings/{key}]" in (sandbox.apt / "sources.list.d" / name).read_text()
 
 
@@ -209,6 +212,7 @@ def test_a_tdx_guest_is_prepared(sandbox: Sandbox) -> None:
     reports = sandbox.directory / "configfs/tsm/report"
     reports.mkdir(parents=True)
     (sandbox.directory / "cpuinfo").write_text("flags : fpu tdx_guest\n")
+    (sandbox.directory / "rtmr3").touch()
     # configfs itself makes the files of an entry, and removes them with it.
     sandbox.fake("mkdir", f'{shutil.which("mkdir")} "$1" && echo tdx_guest >"$1/provider"')
     sandbox.fake("rmdir", f'{shutil.which("rm")} -r "$1"')
@@ -220,3 +224,5 @@ def test_a_tdx_guest_is_prepared(sandbox: Sandbox) -> None:
     done = sandbox.run(render_setup(load_profile("bytedance-ebmg2t"), tee="tdx"))
     assert done.returncode == 1
     assert "sev_guest" in done.stderr
+    sandbox.fake("uname", "case $1 in -m) echo x86_64 ;; *) echo 6.8.0-31-generic ;; esac")
+    assert "6.16" in sandbox.run(render_setup(load_profile("bytedance-ebmg2t"), tee="tdx")).stderr

@@ -6,12 +6,14 @@ The files in ``golden/`` are what each profile renders. After a change on purpos
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -202,10 +204,18 @@ def test_a_configuration_is_read_as_intels_library_does(
     assert found.verified_tls is verified
 
 
-@pytest.mark.parametrize("text", ['{"pccs_url": "https://a" "x": 1}', "{", "[]", "{" * 10_000])
+@pytest.mark.parametrize("text", ['{"pccs_url": "https://a" "x": 1}', "{", "[]", "{" * 10_000, "{} /* no end", "{}/*/"])
 def test_a_broken_configuration_is_an_error(text: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_qcnl(text)
+
+
+@pytest.mark.parametrize("text", ['"\\' * 100_000, "/* " * 80_000, '{"' * 100_000], ids=["strings", "comments", "keys"])
+def test_a_hostile_configuration_costs_no_time(text: str) -> None:
+    started = time.monotonic()
+    with contextlib.suppress(ConfigurationError):
+        parse_qcnl(text)
+    assert time.monotonic() - started < 5
 
 
 # --- setup scripts ------------------------------------------------------------------------------------------------
@@ -300,7 +310,7 @@ def test_a_key_is_taken_only_if_its_fingerprint_is_pinned(tmp_path: Path) -> Non
     fake.write_text(f'#!/bin/sh\nwhile [ "$1" != --output ]; do shift; done\ncp {keys} "$2"\n')
     fake.chmod(0o755)
     functions = _functions(render_setup(load_profile("bare-metal")), tmp_path)
-    kept = tmp_path / "keyrings/key.asc"
+    kept = tmp_path / "keyrings/key.gpg"
 
     def fetch(*fingerprints: str) -> subprocess.CompletedProcess[str]:
         command = [BASH, "-c", '. "$0"; fetch_key https://key.example/k "$@"', functions, str(kept), *fingerprints]
@@ -311,7 +321,14 @@ def test_a_key_is_taken_only_if_its_fingerprint_is_pinned(tmp_path: Path) -> Non
     assert prints[1] in refused.stderr
     assert not kept.exists()
     assert fetch(*prints).returncode == 0
-    assert kept.read_text() == keys.read_text()
+    assert kept.read_bytes().count(b"one") == kept.read_bytes().count(b"two") == 1
+    # apt takes armour of any name; gpg passes over it, and a second key could ride on the pinned one.
+    stowaway = gpg("--armor", "--export", "two").replace("PGP PUBLIC KEY BLOCK", "OTHER BLOCK")
+    keys.write_text(gpg("--armor", "--export", "one") + stowaway)
+    assert fetch(prints[0]).returncode == 0
+    assert kept.read_bytes().count(b"one") == 1
+    assert kept.read_bytes().startswith(b"\x98")  # a key as OpenPGP's packets, without armour
+    assert b"two" not in kept.read_bytes()
     keys.write_text("<html>not found</html>")
     assert fetch(*prints).returncode != 0
     subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -214,6 +215,7 @@ def test_a_configuration_that_does_not_verify_tls_is_a_problem(stand_in: StandIn
 
 def test_a_configuration_for_another_cloud_is_noticed(stand_in: StandIn) -> None:
     assert finding(look(stand_in, profile=load_profile("alibaba-g7t:cn-hangzhou")), "qcnl").level == "ok"
+    assert finding(look(stand_in, profile=load_profile("alibaba-g7t")), "qcnl").level == "ok"
     found = finding(look(stand_in, profile=load_profile("alibaba-g7t:cn-beijing")), "qcnl")
     assert found.level == "warning"
     assert "cn-beijing" in found.text
@@ -230,6 +232,28 @@ def test_a_machine_without_quote_provider_is_told_the_setup(stand_in: StandIn) -
     assert "cloud setup bare-metal" in str(finding(look(stand_in), "quote-provider").mend)
 
 
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(stand_in: StandIn) -> None:
+    for name in ("proc/cpuinfo", "proc/meminfo", "etc/sgx_default_qcnl.conf"):
+        stand_in.remove(name)
+        os.mkfifo(stand_in.root / name)
+    started = time.monotonic()
+    assert problems(look(stand_in, tee="sgx")) >= {"sgx", "qcnl"}
+    assert time.monotonic() - started < 5
+
+
+def test_a_program_that_floods_or_leaves_others_behind_is_ended(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_RUN_SECONDS", 1.0)
+    stand_in.program("gramine-sgx", "exec yes")
+    stand_in.program("docker", f"sleep 60 & echo $! >{stand_in.root}/child; sleep 60")
+    report = look(stand_in, tee="sgx")
+    assert finding(report, "gramine").level == "warning"
+    child = int((stand_in.root / "child").read_text())
+    with contextlib.suppress(OSError):  # it is gone, or nobody has waited for it yet
+        assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 # --- TDX ----------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +261,8 @@ def tdx_guest(stand_in: StandIn, provider: str = "tdx_guest") -> None:
     stand_in.cpu("fpu hypervisor tdx_guest")
     shutil.rmtree(stand_in.root / "dev")
     stand_in.write("dev/tdx_guest", "")
+    stand_in.write("proc/sys/kernel/osrelease", "6.16.3-generic")
+    stand_in.write("sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384", "\0" * 48).chmod(0o666)
     stand_in.write("sys/kernel/config/tsm/report/somebody/provider", f"{provider}\n")
 
 
@@ -252,7 +278,20 @@ def test_a_tdx_guest_is_ready(stand_in: StandIn) -> None:
 def test_a_tdx_guest_with_an_old_kernel_has_no_reports(stand_in: StandIn) -> None:
     tdx_guest(stand_in)
     stand_in.write("proc/sys/kernel/osrelease", "5.10.134-16.al8.x86_64")
-    assert problems(look(stand_in)) == {"tdx-reports"}
+    stand_in.remove("sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384")
+    assert problems(look(stand_in)) == {"tdx-reports", "tdx-register"}
+
+
+def test_a_guest_in_which_no_replica_could_extend_its_register_is_not_ready(stand_in: StandIn) -> None:
+    tdx_guest(stand_in)
+    register = stand_in.root / "sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384"
+    register.chmod(0o644)
+    assert problems(look(stand_in)) == {"tdx-register"}
+    assert look(stand_in, user=0).ready
+    register.unlink()
+    assert "CONFIG_TSM_MEASUREMENTS" in str(finding(look(stand_in), "tdx-register").mend)
+    stand_in.write("proc/sys/kernel/osrelease", "6.8.0-31-generic")
+    assert "6.16" in str(finding(look(stand_in), "tdx-register").mend)
 
 
 def test_reports_of_somebody_else_are_none(stand_in: StandIn) -> None:

@@ -121,8 +121,15 @@ def test_collateral_is_judged_by_the_part_that_ends_first(
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{}", b"<html>", b"\xff" * 100, b'{"enclaveIdentity":1,"signature":"00"}'],
-    ids=["nothing", "empty", "page", "binary", "number"],
+    [
+        b"",
+        b"{}",
+        b"<html>",
+        b"\xff" * 100,
+        b'{"enclaveIdentity":1,"signature":"00"}',
+        b'{"enclaveIdentity":{"nextUpdate":"9999-12-31T23:59:59-14:00"},"signature":"00"}',
+    ],
+    ids=["nothing", "empty", "page", "binary", "number", "time beyond all calendars"],
 )
 def test_another_answer_than_collateral_is_a_problem(ask: Ask, server: CollateralServer, body: bytes) -> None:
     server.temper = lambda _server, path: (200, {}, body) if "qe/identity" in path else None

@@ -259,6 +259,10 @@ def test_swapped_revocation_lists_are_refused(platform: SimulatedPlatform, quote
         ("tcb_info", "{"),
         ("tcb_info", "[]"),
         ("qe_identity", "{}"),
+        (
+            "qe_identity",
+            '{"id":"QE","tcbEvaluationDataNumber":1,"issueDate":"0001-01-01T00:00:00+14:00","nextUpdate":""}',
+        ),
         ("tcb_info_signature", "00"),
         ("qe_identity_signature", ""),
         ("tcb_info_issuer_chain", "junk"),

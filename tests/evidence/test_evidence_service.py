@@ -243,6 +243,28 @@ def test_a_service_that_never_ends_its_headers_is_not_waited_for(
         thread.join(5)
 
 
+def test_an_answer_that_comes_byte_by_byte_must_be_whole_in_time() -> None:
+    stop = threading.Event()
+
+    def dribble(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not stop.wait(0.02):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=dribble, args=(listener,), daemon=True)
+        thread.start()
+        http = HttpClient(proxy="none", insecure_allow_http=True)
+        started = time.monotonic()
+        with pytest.raises(CollateralServiceError, match="no whole answer in time"):
+            http.get(f"http://127.0.0.1:{listener.getsockname()[1]}/", deadline=started + 0.2)
+        assert time.monotonic() - started < 5
+        stop.set()
+        thread.join(5)
+
+
 # --- what the service gives is not believed -----------------------------------------------------------------------
 
 

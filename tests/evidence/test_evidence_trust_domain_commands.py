@@ -20,7 +20,8 @@ from sealserve.evidence.errors import AttestationUnavailableError, MeasurementRe
 from sealserve.evidence.tsm import REPORTS
 from trust_domains import DEBUG, SEPT_VE_DISABLE, Domain, Kernel, TdxPlatform, make_guest, measurement
 
-REGISTER = settings_register(measured_settings(deployment="mine", broker_ca=b"CA"))
+CA = b"-----BEGIN CERTIFICATE-----\n"
+REGISTER = settings_register(measured_settings(deployment="mine", broker_ca=CA))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def tdx() -> TdxPlatform:
 
 @pytest.fixture
 def files(tdx: TdxPlatform, tmp_path: Path) -> Path:
-    (tmp_path / "ca.pem").write_bytes(b"CA")
+    (tmp_path / "ca.pem").write_bytes(CA)
     (tmp_path / "collateral.json").write_text(tdx.collateral_json())
     (tmp_path / "root.pem").write_text(tdx.root_pem)
     (tmp_path / "quote").write_bytes(tdx.quote(Domain(), REPORT_DATA))
@@ -110,6 +111,14 @@ def test_what_is_no_quote_of_a_trust_domain_makes_no_policy(files: Path, quote: 
     assert "of an SGX enclave" in str(record(files).exception)
     (files / "quote").write_bytes((files / "collateral.json").read_bytes())
     assert "holds collateral" in str(record(files).exception)
+
+
+def test_settings_that_no_replica_can_have_make_no_policy(files: Path) -> None:
+    """Here at home, and not in a guest, is where such a mistake is cheap."""
+    for name in ("", "two words", "mine\n"):
+        assert "name of a deployment" in str(record(files, "--deployment", name).exception)
+    assert "no certificate" in str(record(files, "--broker-ca", files / "quote").exception)
+    assert not (files / "policy.yaml").exists()
 
 
 def test_a_policy_that_is_there_is_kept(files: Path) -> None:

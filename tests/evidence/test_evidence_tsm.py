@@ -305,10 +305,23 @@ def test_a_policy_accepts_what_the_attester_gathers(reports: GuestPath, tdx: Tdx
     [
         (Domain(attributes=SEPT_VE_DISABLE | DEBUG), DebugEnclaveError),
         (Domain(attributes=0), UnsafeAttributesError),
+        *((Domain(attributes=SEPT_VE_DISABLE | 1 << bit), UnsafeAttributesError) for bit in (5, 17, 29, 40)),
         (Domain(mrtd=measurement("another firmware")), MeasurementRefusedError),
         *((Domain().with_rtmr(index, measurement("another")), MeasurementRefusedError) for index in range(4)),
     ],
-    ids=["debug", "no SEPT_VE_DISABLE", "MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3"],
+    ids=[
+        "debug",
+        "no SEPT_VE_DISABLE",
+        "profiled",
+        "SERVTD_EXT",
+        "migratable",
+        "reserved",
+        "MRTD",
+        "RTMR0",
+        "RTMR1",
+        "RTMR2",
+        "RTMR3",
+    ],
 )
 def test_another_trust_domain_is_refused(
     tdx: TdxPlatform, tmp_path: Path, domain: Domain, error: type[Exception]

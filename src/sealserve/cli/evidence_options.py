@@ -10,7 +10,9 @@ import click
 if TYPE_CHECKING:
     from sealserve.evidence.policy import CollateralSettings
 
-COLLATERAL_HELP = "Where the policy takes collateral from: intel, azure, alibaba:REGION, a URL, or a file."
+COLLATERAL_HELP = (
+    "Where the policy takes collateral from: intel, azure, alibaba:REGION, a URL, or a file (relative to the policy)."
+)
 
 
 def read_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:

@@ -44,6 +44,9 @@ def trust_domain(file: Path, *, deployment: str, broker_ca: Path, output: Path, 
     Everything that the quote says of the guest is demanded. RTMR 3 is computed: replicas put their deployment and
     broker CA into it. The quote must be of a guest that you trust, from before its first replica started, or after.
     """
+    import re
+
+    from sealserve.broker.messages import NAME_PATTERN
     from sealserve.cli.evidence_files import read_evidence_file
     from sealserve.enclave.measured import measured_settings, settings_register
     from sealserve.errors import InputError
@@ -56,7 +59,15 @@ def trust_domain(file: Path, *, deployment: str, broker_ca: Path, output: Path, 
     found = read_evidence_file(file)
     if isinstance(found, Collateral):
         raise InputError(f"{file} holds collateral, and no quote")
-    register = settings_register(measured_settings(deployment=deployment, broker_ca=read_file(broker_ca)))
+    # A replica would refuse both, but only once its guest is started.
+    if not re.fullmatch(NAME_PATTERN, deployment) or deployment.endswith("\n"):
+        raise InputError(
+            f"{deployment!r} cannot be the name of a deployment", hint="Give 1 to 64 letters, digits and _ . -"
+        )
+    authority = read_file(broker_ca, limit=1 << 20)
+    if b"-----BEGIN CERTIFICATE-----" not in authority or b"\0" in authority:  # quotes have certificates in them
+        raise InputError(f"{broker_ca} holds no certificate in PEM", hint="Name the file that replicas get, unchanged.")
+    register = settings_register(measured_settings(deployment=deployment, broker_ca=authority))
     document = trust_domain_policy(parse_quote(found.quote), rtmr3=register, collateral=read_collateral(collateral))
     write_atomically(output, document.to_yaml())
     if as_json:

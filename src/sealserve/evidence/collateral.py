@@ -157,7 +157,7 @@ def _endorsement(text: str, what: str) -> Endorsement:
     try:
         issued, next_update = (_moment(document[key]) for key in ("issueDate", "nextUpdate"))
         tee_id, number = document["id"], document["tcbEvaluationDataNumber"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # the last: a time beyond all calendars
         raise CollateralMalformedError(f"{what} in the collateral lacks a field, or has a malformed one") from error
     if not isinstance(tee_id, str) or type(number) is not int:
         raise CollateralMalformedError(f"{what} in the collateral has a malformed field")

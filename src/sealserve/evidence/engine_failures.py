@@ -70,7 +70,7 @@ _CAUSES: tuple[tuple[type[EvidenceError], str, str], ...] = (
     (
         UnsafeAttributesError,
         "the trust domain's attributes void its protection",
-        "SEPT_VE_DISABLE|Reserved bits in TD attributes|MR service TD",
+        "SEPT_VE_DISABLE|SERVTD_EXT|TD (profiling|migration) is enabled|Reserved bits in TD attributes|MR service TD",
     ),
     (
         TcbRevokedError,
@@ -84,8 +84,13 @@ _CAUSES: tuple[tuple[type[EvidenceError], str, str], ...] = (
     ),
     (
         CollateralMismatchError,
+        "the TDX module is not one that the TCB info describes",
+        "TDX module|tdxModule",
+    ),
+    (
+        CollateralMismatchError,
         "the collateral is for another kind of platform",
-        "Fmspc mismatch|non-(SGX|TDX) TCB info|Unsupported QE Identity id|TDX module|tdxModule",
+        "Fmspc mismatch|non-(SGX|TDX) TCB info|Unsupported QE Identity id",
     ),
     (
         CollateralMismatchError,

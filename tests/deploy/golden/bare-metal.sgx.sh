@@ -43,13 +43,15 @@ check_sgx() {
     fail "the CPU has SGX, and $enclave or $provision is missing: the kernel lacks CONFIG_X86_SGX, or the CPU launch control (flag sgx_lc)"
 }
 
-# fetch_key URL FILE FINGERPRINT...: FILE gets the key only if every key in it has one of the fingerprints.
+# fetch_key URL FILE FINGERPRINT...: FILE gets the key only if every key in it has one of the fingerprints. What gpg took
+# is written anew: apt reads armour more loosely than gpg, and would take keys from a downloaded file that gpg passes over.
 fetch_key() {
-    local url=$1 file=$2 fresh found fingerprint
+    local url=$1 file=$2 home found fingerprint
     shift 2
-    fresh=$(mktemp)
-    curl --fail --silent --show-error --location --proto '=https' --tlsv1.2 --max-time 60 --output "$fresh" "$url"
-    found=$(gpg --batch --show-keys --with-colons "$fresh" |
+    home=$(mktemp -d)
+    curl --fail --silent --show-error --location --proto '=https' --tlsv1.2 --max-time 60 --output "$home/fetched" "$url"
+    gpg --homedir "$home" --no-autostart --batch --quiet --import "$home/fetched" || fail "$url holds no key"
+    found=$(gpg --homedir "$home" --no-autostart --batch --list-keys --with-colons |
         awk -F: '$1 == "pub" { wanted = 1 } $1 == "fpr" && wanted { print $10; wanted = 0 }')
     [ -n "$found" ] || fail "$url holds no key"
     for fingerprint in $found; do
@@ -58,8 +60,9 @@ fetch_key() {
             *) fail "$url holds the key $fingerprint, which is none of: $*" ;;
         esac
     done
-    install -D -m 0644 "$fresh" "$file"
-    rm -f "$fresh"
+    gpg --homedir "$home" --no-autostart --batch --export "$@" >"$home/taken"
+    install -D -m 0644 "$home/taken" "$file"
+    rm -rf "$home"
     say "key: $file"
 }
 
@@ -74,7 +77,7 @@ install_with_apt() {
     esac
     # What an earlier setup left may name another key, or none (trusted=yes).
     local intel_list=$apt_settings/sources.list.d/intel-sgx.list gramine_list=$apt_settings/sources.list.d/gramine.list
-    local intel_key=$apt_settings/keyrings/intel-sgx.asc gramine_key=$apt_settings/keyrings/gramine.gpg
+    local intel_key=$apt_settings/keyrings/intel-sgx.gpg gramine_key=$apt_settings/keyrings/gramine.gpg
     rm -f "$intel_list" "$gramine_list"
     local other
     other=$(grep -lse download.01.org/intel-sgx -e packages.gramineproject.io \

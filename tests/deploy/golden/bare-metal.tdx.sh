@@ -7,6 +7,7 @@ umask 022
 cpuinfo=/proc/cpuinfo
 configfs=/sys/kernel/config
 modules=/etc/modules-load.d
+register=/sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384
 
 say() { printf '== %s\n' "$*"; }
 fail() {
@@ -20,8 +21,8 @@ main() {
     grep -qw tdx_guest "$cpuinfo" || fail 'this is no TDX guest, or its kernel does not know TDX'
     local release
     release=$(uname -r)
-    if [ "$(printf '6.7\n%s\n' "$release" | sort -V | head -n 1)" != 6.7 ]; then
-        fail "kernel $release has no configfs-tsm: 6.7 or later is needed"
+    if [ "$(printf '6.16\n%s\n' "$release" | sort -V | head -n 1)" != 6.16 ]; then
+        fail "kernel $release does not let replicas extend RTMR 3: 6.16 or later is needed"
     fi
     printf 'tdx_guest\n' >"$modules/sealserve-tdx.conf"
     modprobe tdx_guest || fail 'the kernel lacks the module tdx_guest (CONFIG_TDX_GUEST_DRIVER)'
@@ -34,6 +35,7 @@ main() {
     rmdir "$entry"
     [ "$provider" = tdx_guest ] || fail "reports come from '$provider' and not from tdx_guest"
     say 'quotes can be gathered through configfs-tsm'
+    [ -e "$register" ] || fail "there is no $register: the kernel lacks CONFIG_TSM_MEASUREMENTS"
     if [ "$(timedatectl show --property=NTPSynchronized --value 2>/dev/null || echo unknown)" = no ]; then
         timedatectl set-ntp true || say 'the clock is not synchronized: install chrony'
     fi

@@ -17,8 +17,8 @@ from sealserve.errors import ConfigurationError, InputError
 
 PATH = "/etc/sgx_default_qcnl.conf"
 
-# A string, or a comment.
-_TOKEN = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+# A string, or a comment. One without an end reaches to the text's end, so that no text is searched more than once.
+_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"?|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ def render_qcnl(profile: CloudProfile, *, pccs: str | None = None) -> str:
     if pccs is not None:
         from sealserve.evidence import service_at  # heavy, and reading a deployment.yaml does not need it
 
+        if pccs.startswith("http://"):
+            raise InputError(
+                "the address of the PCCS must begin with https://",
+                hint="TLS to it is verified always. If it has an authority of its own, give that one to --pccs-ca.",
+            )
         try:
             url = service_at(pccs).url("sgx", "")
         except ValueError as error:
@@ -71,7 +76,7 @@ def parse_qcnl(text: str) -> QcnlSettings:
     :raises ConfigurationError: it is broken: the library would say so, or fall back to its defaults.
     """
     try:
-        found = json.loads(_TOKEN.sub(lambda match: match[1] or " ", text))
+        found = json.loads(_TOKEN.sub(_without_comment, text))
     except (ValueError, RecursionError):
         if text.lstrip().startswith("{"):
             raise ConfigurationError(f"{PATH} is not valid JSON") from None
@@ -79,6 +84,12 @@ def parse_qcnl(text: str) -> QcnlSettings:
     if not isinstance(found, dict):
         raise ConfigurationError(f"{PATH} is not a JSON object")
     return _settings(found)
+
+
+def _without_comment(token: re.Match[str]) -> str:
+    text = token[0]
+    unfinished = text.startswith("/*") and (len(text) < 4 or not text.endswith("*/"))
+    return text if text.startswith('"') or unfinished else " "
 
 
 def _settings(found: Mapping[str, Any]) -> QcnlSettings:

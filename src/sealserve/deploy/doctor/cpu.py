@@ -93,7 +93,7 @@ def _epc_of_sysfs(machine: Machine) -> int | None:
     """Bytes, over all NUMA nodes. Source: Linux, Documentation/ABI/stable/sysfs-devices-node."""
     files = machine.path("/sys/devices/system/node").glob("node*/x86/sgx_total_bytes")
     try:
-        sizes = [int(file.read_text(encoding="ascii")) for file in files]
+        sizes = [int(machine.text(f"/{file.relative_to(machine.root)}") or "") for file in files]
     except (OSError, ValueError):
         return None
     return sum(sizes) if sizes else None

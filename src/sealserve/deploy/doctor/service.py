@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
@@ -96,7 +97,7 @@ def _ask(
             ("the root's revocation list", service.root_crl),
         ):
             dates[part] = _end_of_list(http.get(url, deadline=deadline).body)
-    except (SealserveError, ValueError) as error:
+    except (SealserveError, ValueError, OverflowError) as error:
         text = error.message if isinstance(error, SealserveError) else "it gives something else than collateral"
         yield Finding("collateral", level, f"{service.name}: {text}", _mend(service))
         return offset
@@ -133,4 +134,4 @@ def _mend(service: Service) -> str:
     host = urlsplit(service.base).hostname
     if host in {"localhost", "127.0.0.1", "::1"}:
         return "sudo systemctl restart pccs; journalctl --unit pccs"
-    return f"curl --verbose --output /dev/null '{service.url('sgx', 'qe/identity')}'"
+    return f"curl --verbose --output /dev/null {shlex.quote(service.url('sgx', 'qe/identity'))}"

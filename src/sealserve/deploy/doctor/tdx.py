@@ -1,6 +1,7 @@
-"""TDX guests: the CPU's flag, the kernel's device, and reports through configfs-tsm.
+"""TDX guests: the CPU's flag, the kernel's device, reports through configfs-tsm, and RTMR 3.
 
-Source: Linux, ``Documentation/ABI/testing/configfs-tsm-report``; in the kernel since 6.7.
+Sources: Linux, ``Documentation/ABI/testing/configfs-tsm-report``, in the kernel since 6.7, and
+``sysfs-devices-virtual-misc-tdx_guest`` beside it, since 6.16.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sealserve.deploy.doctor.finding import Finding, Question
+from sealserve.deploy.doctor.finding import Finding, Level, Question
 from sealserve.deploy.doctor.machine import Machine
 
 _CONFIGFS = "/sys/kernel/config"
 _REPORTS = f"{_CONFIGFS}/tsm/report"
 _DEVICE = "/dev/tdx_guest"
+_REGISTER = "/sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384"  # as sealserve.enclave.trust_domain has it
 
 
 def examine_tdx(question: Question) -> Iterator[Finding]:
@@ -38,6 +40,7 @@ def examine_tdx(question: Question) -> Iterator[Finding]:
         yield Finding("tdx-device", level, f"there is no {_DEVICE}", "sudo modprobe tdx_guest")
     else:
         yield Finding("tdx-device", "ok", f"{_DEVICE} is there")
+    yield _register(machine, level)
     if not machine.kernel_is_at_least(6, 7):
         yield Finding(
             "tdx-reports",
@@ -62,6 +65,29 @@ def _without_guest(question: Question) -> Iterator[Finding]:
             f"on {question.profile.provider} TDX reports are a paravisor's, not the guest's: `tee: tdx` cannot attest",
             f"sealserve cloud show {question.profile.full_name}",
         )
+
+
+def _register(machine: Machine, level: Level) -> Finding:
+    """RTMR 3, which a replica extends with its settings: without it none runs."""
+    status = machine.status(_REGISTER)
+    if status is None and not machine.kernel_is_at_least(6, 16):
+        return Finding(
+            "tdx-register",
+            level,
+            f"the kernel ({machine.kernel}) does not let programs extend RTMR 3, as it does since 6.16",
+            "Install Linux 6.16 or later, and restart.",
+        )
+    if status is None:
+        mend = 'sudo modprobe tdx_guest; grep CONFIG_TSM_MEASUREMENTS "/boot/config-$(uname -r)"'
+        return Finding("tdx-register", level, f"there is no {_REGISTER}", mend)
+    if not machine.may_use(status):
+        return Finding(
+            "tdx-register",
+            level,
+            "this user may not extend RTMR 3",
+            "Run sealserve as root in the guest, or look again with `sudo sealserve doctor`.",
+        )
+    return Finding("tdx-register", "ok", "replicas can put their settings into RTMR 3")
 
 
 def _provider(question: Question) -> Finding:

@@ -234,7 +234,8 @@ def _context(ca: Path | None) -> ssl.SSLContext:
 
 def _read(response: urllib3.BaseHTTPResponse, url: str, deadline: float) -> bytes:
     body = bytearray()
-    for piece in response.stream(16 << 10, decode_content=False):
+    # What has arrived, and not so many bytes: whoever sends one a second must meet the deadline all the same.
+    while piece := response.read1(16 << 10, decode_content=False):
         body += piece
         if len(body) > ANSWER_LIMIT:
             raise CollateralServiceError(f"{_shown(url)} answers with more than {ANSWER_LIMIT >> 10} KiB")
