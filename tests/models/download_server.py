@@ -37,6 +37,7 @@ class Behaviour:
     encoding: str | None = None
     status: int = 200
     location: str | None = None
+    redirect_length: int = 0
     cut_after: int | None = None
     stall_after: int | None = None
     wrong_part: bool = False
@@ -56,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(does.status)
             if does.location:
                 self.send_header("Location", does.location)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(does.redirect_length))
             self.end_headers()
             return
         first = self._first(does)

@@ -153,6 +153,68 @@ def test_a_name_of_many_megabytes_is_not_read(tmp_path):
         fetched(tmp_path, data)
 
 
+def block(header, content=b""):
+    header.size = header.size or len(content)
+    return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def header(name, kind=tarfile.REGTYPE):
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    return info
+
+
+def sparse_map(blocks):
+    """A sparse file in GNU's old form, whose map goes on for many blocks."""
+    first = bytearray(header("s").tobuf(tarfile.GNU_FORMAT))
+    first[156:157], first[482:483], first[148:156] = b"S", b"\1", b" " * 8
+    first[148:156] = b"%06o\0 " % sum(first)
+    return bytes(first) + ((b"%011o\0" % 1) * 42 + b"\1" + bytes(7)) * blocks
+
+
+SAYS = b"".join(b"%d k%05d=\n" % (len(str(10)) + 9, number) for number in range(1000))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        block(header("p", tarfile.XHDTYPE), SAYS) + block(header("x")),
+        block(header("p", tarfile.XGLTYPE), SAYS) + block(header("x")),
+        b"".join(
+            block(header("p", tarfile.XGLTYPE), SAYS[at : at + 1100]) + block(header(f"x{at}"))
+            for at in range(0, 11_000, 1100)
+        ),
+        b"".join(block(header("p", tarfile.XHDTYPE), SAYS[:440]) for _ in range(20)) + block(header("x")),
+        sparse_map(100),
+    ],
+    ids=["of one file", "of all files", "of all files by and by", "one after another", "sparse"],
+)
+def test_headers_that_would_fill_the_memory_are_not_read(tmp_path, data):
+    with pytest.raises(ArchiveError, match=r"more than may be unpacked|more than is read"):
+        fetched(tmp_path, gzip.compress(data + bytes(1024), 1))
+    assert left(tmp_path / "m") == set()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compression_whose_output_is_not_bounded_is_refused(tmp_path, compression):
+    with pytest.raises(ArchiveError, match="compressed in an unusual way"):
+        fetched(tmp_path, zipped(FILES, compression=compression))
+
+
+def test_the_directories_of_deep_names_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 50)
+    files = {f"{number}/{'d/' * 30}x": b"" for number in range(3)}
+    for data in (tar(files), zipped(files)):
+        with pytest.raises(ArchiveError, match="more than 50 entries"):
+            fetched(tmp_path, data)
+
+
+def test_a_zip64_directory_behind_the_longest_comment_is_seen(tmp_path):
+    record = b"PK\x06\x07" + bytes(16) + b"PK\x05\x06" + bytes(16) + b"\xff\xff" + b"c" * 65535
+    with pytest.raises(ArchiveError, match="ZIP64"):
+        fetched(tmp_path, b"PK\x03\x04" + bytes(100) + record)
+
+
 def test_a_great_many_entries_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_ENTRIES", 5)
     for data in (tar({str(i): b"" for i in range(6)}), zipped({str(i): b"" for i in range(6)})):

@@ -200,3 +200,40 @@ def test_mutated_graphs_end_in_a_model_or_an_error_of_ours(tmp_path_factory, dat
         assert not (directory / "m").exists()
     else:
         assert read_saved_model(done.path).signatures
+
+
+def test_the_work_of_finding_shapes_grows_with_the_graph_alone(tmp_path):
+    graph = GraphBuilder()
+    last = graph.placeholder("input", DataType.DT_FLOAT, [5, 5])
+    for number in range(2000):  # each node asks twice for the one before it
+        last = graph.node("MatMul", f"product{number}", [last, last], T=FLOAT)
+    path = tmp_path / "graph.pb"
+    path.write_bytes(graph_of(graph).SerializeToString())
+    done = convert_frozen_graph(path, tmp_path / "m")
+    assert done.outputs[last].shape == (5, 5)
+
+
+def test_a_graph_that_leads_back_to_itself_has_no_shapes(tmp_path):
+    graph = GraphBuilder()
+    x = graph.placeholder("input", DataType.DT_FLOAT, [5, 5])
+    graph.node("Relu", "a", ["b"], T=FLOAT)
+    graph.node("Identity", "b", ["a"], T=FLOAT)
+    graph.node("MatMul", "predict", [x, "b", f"^{x}"], T=FLOAT)
+    path = tmp_path / "graph.pb"
+    path.write_bytes(graph_of(graph).SerializeToString())
+    assert convert_frozen_graph(path, tmp_path / "m").outputs["predict"].shape == (5, -1)
+
+
+def test_a_function_that_is_given_to_a_function_is_kept(tmp_path):
+    graph = GraphBuilder()
+    x = graph.placeholder("input", DataType.DT_FLOAT, [5])
+    graph.node("Identity", "predict", [x], T=FLOAT)
+    message = graph_of(graph)
+    for name in ("outer", "inner", "unused"):
+        message.library.function.add().signature.name = name
+    outer = message.node[1].attr["f"].func
+    outer.name = "outer"
+    outer.attr["g"].func.name = "inner"
+    done = convert_frozen_graph(written(tmp_path, message), tmp_path / "m")
+    kept = read_saved_model(done.path).meta_graph.graph_def.library.function
+    assert {function.signature.name for function in kept} == {"outer", "inner"}

@@ -15,7 +15,7 @@ from example_graphs import frozen_graph, saved_model
 
 from sealserve.cli.model import model as model_command
 from sealserve.errors import InputError, MachineError, ModelError, TrustError, UnavailableError
-from sealserve.models import catalogue, download, fetching
+from sealserve.models import catalogue, download, fetching, placing
 from sealserve.models.catalogue import Download
 from sealserve.models.download import PlainHttpError, ServerCertificateError, shown
 from sealserve.models.fetching import DigestMismatchError, fetch_model
@@ -159,6 +159,93 @@ def test_another_part_than_was_asked_for_is_refused(tmp_path, certificate):
             with pytest.raises(UnavailableError, match=says):
                 fetch_model(f"{base}/a.pb", tmp_path)
         assert fetch_model(f"{base}/a.pb", tmp_path).path.read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("content", ["[" * 60_000, '"a"\r\nX: y', '"\u4e2d"'], ids=["deep", "two lines", "Chinese"])
+def test_a_note_that_somebody_else_wrote_is_no_trouble(tmp_path, certificate, content):
+    with serving(LARGE, certificate) as (base, _):
+        url = f"{base}/resnet.pb"
+        note = content
+        if not content.startswith("["):
+            note = json.dumps({"address": hashlib.sha256(url.encode()).hexdigest(), "validator": content})
+        (tmp_path / "resnet.pb.part").write_bytes(LARGE[:100])
+        (tmp_path / "resnet.pb.part.json").write_text(note)
+        assert fetch_model(url, tmp_path).path.read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("kind", ["fifo", "hard link", "symbolic link", "of another user"])
+def test_a_part_that_is_not_this_users_alone_is_not_written(tmp_path, certificate, kind, monkeypatch):
+    part, other = tmp_path / "m/resnet.pb.part", tmp_path / "other"
+    part.parent.mkdir()
+    other.write_bytes(b"precious")
+    if kind == "fifo":
+        os.mkfifo(part)
+    elif kind == "hard link":
+        part.hardlink_to(other)
+    elif kind == "symbolic link":
+        part.symlink_to(other)
+    else:
+        part.write_bytes(b"x")
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with serving(GRAPH, certificate) as (base, _), pytest.raises(InputError, match=r"yours alone|cannot write"):
+        fetch_model(f"{base}/resnet.pb", tmp_path / "m")
+    assert other.read_bytes() == b"precious"
+    assert left(tmp_path / "m") == {"resnet.pb.part"}
+
+
+@pytest.mark.parametrize("location", ["https://[x/y.pb", f"https://{'a' * 300}/y.pb", "https://a..b/y.pb"])
+def test_a_redirect_to_a_host_that_cannot_be_one_is_explained(tmp_path, certificate, location):
+    with (
+        serving(GRAPH, certificate, status=302, location=location) as (base, _),
+        pytest.raises(InputError, match="leads to one"),
+    ):
+        fetch_model(f"{base}/resnet.pb", tmp_path / "m")
+    assert left(tmp_path / "m") == set()
+
+
+def test_what_comes_with_a_redirect_is_not_read(tmp_path, certificate):
+    # The server says that a terabyte follows, and sends nothing of it.
+    with (
+        serving(GRAPH, certificate) as (second, _),
+        serving(b"", certificate, status=302, location=f"{second}/x.pb", redirect_length=1 << 40) as (first, _),
+    ):
+        assert fetch_model(f"{first}/resnet.pb", tmp_path / "m", timeout=5).path.read_bytes() == GRAPH
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    (tmp_path / "a.pb").write_bytes(GRAPH)
+    mine = tmp_path / "m/.fetched.0123456789ab.partial"
+    (mine / "variables").mkdir(parents=True)
+    fetch_model(str(tmp_path / "a.pb"), tmp_path / "m")
+    assert left(tmp_path / "m") == {"a.pb", "a.pb.sha256"}
+
+
+def test_of_two_fetches_into_one_place_the_slower_is_told_what_is_there(tmp_path, monkeypatch):
+    (tmp_path / "a.onnx").write_bytes(b"\x08\x07\x3a\x00")
+    monkeypatch.setattr(placing, "_sync", lambda _path: (tmp_path / "m/1/other").mkdir(parents=True, exist_ok=True))
+    with pytest.raises(InputError, match="m/1 is there already"):
+        fetch_model(str(tmp_path / "a.onnx"), tmp_path / "m")
+    assert left(tmp_path / "m") == {"1", "1/other"}
+
+
+def test_a_copy_that_finds_no_place_is_not_kept(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"\x08\x07\x3a\x00")
+    (tmp_path / "m/1").mkdir(parents=True)
+    with pytest.raises(InputError, match="there already"):
+        fetch_model(str(tmp_path / "a.onnx"), tmp_path / "m")
+    assert left(tmp_path / "m") == {"1"}
+
+
+def test_links_among_directories_are_not_followed_when_a_directory_is_copied(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "saved_model.pb").write_bytes(saved_model().SerializeToString())
+    for name in ("a", "b"):
+        (source / name).symlink_to(".")  # followed, these are 2⁴⁰ directories
+    os.mkfifo(source / "pipe")
+    (source / "endless").symlink_to("/dev/zero")
+    fetch_model(str(source), tmp_path / "m")
+    assert left(tmp_path / "m") == {"1", "1/saved_model.pb"}
 
 
 def test_a_mangled_note_beside_a_part_is_no_trouble(tmp_path, certificate):

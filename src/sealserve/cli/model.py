@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -176,7 +177,7 @@ def convert(
             click.echo(printable(f"  {label:<7} {alias}: {spec}"))
     if done.left_out:
         click.echo(f"  {done.left_out:,} nodes that the outputs do not need are left out")
-    click.echo(printable(f"next: sealserve model inspect {export_dir}"))
+    click.echo(printable(f"next: {shlex.join(['sealserve', 'model', 'inspect', str(export_dir)])}"))
 
 
 @model.command(short_help="Tell what a model can be asked, and which engine runs it.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import gzip
 import io
-import lzma
 import stat
 import struct
 import tarfile
@@ -27,10 +26,12 @@ MAX_ENTRIES = 10_000
 
 _CHUNK = 1 << 20
 _MAX_NAME = 1000
-_MAX_READ = 16 << 20  # what a library may want at once: the names of one file, a directory of files
+_MAX_READ = 16 << 20  # of the directory of a .zip
+_MAX_HEADER = 4 << 10  # of the headers of one file in a .tar: `tarfile` takes the square of that, in time and memory
+_MAX_GLOBAL = 100  # what a .tar says of all its files
 _BROKEN = (
-    EOFError, IndexError, KeyError, NotImplementedError, OverflowError, RuntimeError, UnicodeError, ValueError,
-    lzma.LZMAError, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error,
+    EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OverflowError, RuntimeError, UnicodeError,
+    ValueError, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -51,11 +52,15 @@ def unpack(archive: BinaryIO, name: str, target: Path, *, max_bytes: int) -> Non
     archive.seek(0)
     entries = _zip_entries if head == b"PK\x03\x04" else _tar_entries
     left = max_bytes
+    directories: set[PurePosixPath] = set()
     try:
         for count, (entry, content) in enumerate(entries(archive, name, max_bytes)):
-            if count >= MAX_ENTRIES:
+            inside = PurePosixPath(*_parts(entry, name))
+            # A name of a thousand characters brings five hundred directories, each of which takes a block of the disk.
+            directories.update(inside.parents)
+            if count + len(directories) > MAX_ENTRIES:
                 raise ArchiveError(f"{name} has more than {MAX_ENTRIES:,} entries", hint="Is it a model?")
-            path = target.joinpath(*_parts(entry, name))
+            path = target / inside
             (path if content is None else path.parent).mkdir(parents=True, exist_ok=True)
             if content is not None:
                 left -= _write(path, content, left, name)
@@ -102,21 +107,28 @@ def _tar_entries(archive: BinaryIO, name: str, max_bytes: int) -> Iterator[tuple
     packed = archive.read(2) == b"\x1f\x8b"
     archive.seek(0)
     # What is between the files counts too; a header and padding take up to 1,024 bytes each.
-    limit = max_bytes + MAX_ENTRIES * 4096 + _MAX_READ
+    limit = max_bytes + MAX_ENTRIES * (1024 + _MAX_HEADER)
     source = _Bounded(gzip.GzipFile(fileobj=archive) if packed else archive, limit)
+    source.allow(_MAX_HEADER)
     with tarfile.open(fileobj=source, mode="r:") as tar:  # type: ignore[call-overload] # it reads, seeks and tells
-        for member in tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # it keeps them all, with what their headers say
+            if len(tar.pax_headers) > _MAX_GLOBAL:  # each member gets a copy
+                raise ValueError("its headers say more than is read")
+            source.allow(limit)
             if member.isdir():
                 yield member.name, None
-                continue
-            if not member.isreg() or member.issparse() or member.size < 0:
-                raise _refused(name, member.name)
-            content = tar.extractfile(member)
-            if content is None:
-                raise _refused(name, member.name)
-            yield member.name, content
-            if content.tell() != member.size:
-                raise ArchiveError(f"{name} is cut short", hint="Fetch it again.")
+            else:
+                if not member.isreg() or member.issparse() or member.size < 0:
+                    raise _refused(name, member.name)
+                content = tar.extractfile(member)
+                if content is None:
+                    raise _refused(name, member.name)
+                yield member.name, content
+                if content.tell() != member.size:
+                    raise ArchiveError(f"{name} is cut short", hint="Fetch it again.")
+            source.allow(_MAX_HEADER)
+        source.allow(limit)
         while source.read(_CHUNK):
             pass  # gzip compares its checksum at the end
 
@@ -128,6 +140,12 @@ def _zip_entries(archive: BinaryIO, name: str, max_bytes: int) -> Iterator[tuple
         if sum(info.file_size for info in infos) > max_bytes:
             raise ArchiveError(f"{name} holds more than may be unpacked", hint="Allow more with --max-size.")
         for info in infos:
+            # zipfile bounds what comes out of these two; a kilobyte of bzip2 would take gigabytes of memory.
+            if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise ArchiveError(
+                    f"{name} cannot be unpacked: it is compressed in an unusual way",
+                    hint="Take a .tar.gz, or unpack it yourself if you trust it.",
+                )
             mode = info.external_attr >> 16
             if info.flag_bits & 1 or stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR}:
                 raise _refused(name, info.filename)
@@ -144,7 +162,7 @@ def _check_zip_directory(archive: BinaryIO, name: str) -> None:
     APPNOTE.TXT of PKWARE, 4.3.16: the size of the central directory is at byte 12 of the record that ends it.
     """
     size = archive.seek(0, io.SEEK_END)
-    archive.seek(max(0, size - (1 << 16) - 22))
+    archive.seek(max(0, size - (1 << 16) - 22 - 20))  # the longest comment, the record, and what stands before it
     tail = archive.read()
     archive.seek(0)
     at = tail.rfind(b"PK\x05\x06")
@@ -163,16 +181,22 @@ def _refused(archive: str, entry: str) -> ArchiveError:
 
 
 class _Bounded:
-    """A source of bytes that gives a library only so many: at once, and on the whole."""
+    """A source of bytes that gives a library only so many: until it is allowed more, and on the whole."""
 
     def __init__(self, source: Any, limit: int) -> None:
         self._source = source
         self._limit = limit
+        self._allowed = 0
+
+    def allow(self, size: int) -> None:
+        """How much may be read from now on."""
+        self._allowed = size
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _MAX_READ or self.tell() + size > self._limit:
+        if not 0 <= size <= self._allowed or self.tell() + size > self._limit:
             raise ValueError("it holds more than may be unpacked")
         data: bytes = self._source.read(size)
+        self._allowed -= len(data)
         return data
 
     def seek(self, position: int, whence: int = io.SEEK_SET) -> int:

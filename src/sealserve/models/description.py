@@ -115,10 +115,10 @@ class ModelDescription:
             row("signature", f"{_short(name)} ({_short(signature.method_name) or 'no method'})")
             for label, specs in (("  input", signature.inputs), ("  output", signature.outputs)):
                 for alias, spec in _first(specs.items()):
-                    row(label, f"{_short(alias)}: {spec}")
+                    row(label, f"{_short(alias)}: {_short(str(spec))}")
         for side, found in self.candidates.items():
             for spec in _first(found):
-                row(side, f"{_short(spec.name)}: {spec}")
+                row(side, f"{_short(spec.name)}: {_short(str(spec))}")
         total = sum(self.operations.values())
         counts = ", ".join(f"{_short(name)} {count}" for name, count in _first(self.operations.items()))
         more = len(self.operations) - _MOST_LISTED

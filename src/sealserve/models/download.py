@@ -120,6 +120,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Any:
         check_address(newurl, self._terms)
+        fp.close()  # the library would read to the end what comes with a redirect, however much it is
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -161,6 +162,11 @@ def _attempt(opener: urllib.request.OpenerDirector, url: str, part: PartFile, te
         raise _explain_status(error.code, url) from None
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise _explain(error, url, part) from error
+    except ValueError as error:  # a name of a host that cannot be one, here or in a redirect
+        raise InputError(
+            f"{shown(url)} is no address that can be fetched, or leads to one: {error}"[:500],
+            hint="Check the address.",
+        ) from error
 
 
 def _prepare(response: Any, url: str, part: PartFile, terms: Terms, *, resumed: str | None) -> int:

@@ -151,12 +151,11 @@ def _from_file(path: Path, wanted: _Wanted, progress: Progress) -> Fetched:
     if (there := _already_there(wanted, recorded, None)) is not None:
         return there
     try:
-        with path.open("rb") as file, _part(wanted) as part:
+        with path.open("rb") as file, _part(wanted, keep=False) as part:
             total = path.stat().st_size
             part.begin("", None)
             while piece := file.read(_CHUNK):
                 if part.size + len(piece) > wanted.max_bytes:
-                    part.remove()
                     raise InputError(
                         f"{path} has more than {wanted.max_bytes:,} bytes", hint="Allow more with --max-size."
                     )
@@ -296,12 +295,13 @@ def _made(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _part(wanted: _Wanted) -> Iterator[PartFile]:
+def _part(wanted: _Wanted, *, keep: bool = True) -> Iterator[PartFile]:
+    """:param keep: what is there if it does not come to an end, to go on with it."""
     with _made(wanted.base), PartFile(wanted.base / f"{wanted.name}.part") as part:
         try:
             yield part
         except BaseException:
-            if not part.size:
+            if not keep or not part.size:
                 part.remove()
             raise
 

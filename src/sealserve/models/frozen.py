@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from sealserve.models.operations import output_type
 from sealserve.models.parsing import parse, read_model_file
 from sealserve.models.reachable import node_name
 from sealserve.models.saved_model import TensorSpec
-from sealserve.models.shapes import output_shape
+from sealserve.models.shapes import Shapes
 from sealserve.wire.tensorflow_pb2 import DataType, GraphDef, NodeDef
 
 _PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderWithDefault", "PlaceholderV2"})
@@ -51,9 +52,11 @@ class FrozenModel:
         name, _, number = reference.partition(":")
         number = number or "0"
         kind = output_type(self.nodes[name], int(number)) if name in self.nodes and number.isdecimal() else None
-        return TensorSpec(
-            f"{name}:{number}", kind or int(DataType.DT_INVALID), output_shape(self.nodes, f"{name}:{number}")
-        )
+        return TensorSpec(f"{name}:{number}", kind or int(DataType.DT_INVALID), self._shapes.of(f"{name}:{number}"))
+
+    @functools.cached_property
+    def _shapes(self) -> Shapes:
+        return Shapes(self.nodes)
 
 
 def read_frozen_graph(path: Path) -> FrozenModel:

@@ -12,16 +12,19 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sealserve.errors import InputError
-from sealserve.files import PUBLIC, explain_os_error, write_atomically
+from sealserve.errors import InputError, SealserveError
+from sealserve.files import PUBLIC, explain_os_error, read_file, write_atomically
 
 _CHUNK = 1 << 20
 _MAX_STATE = 64 << 10
+_VALIDATOR = re.compile(r"[\x20-\x7e\x80-\xff]{1,1000}")  # what can stand in a header
 
 
 class PartFile:
@@ -36,7 +39,7 @@ class PartFile:
         self.path = path
         self._state = path.with_name(path.name + ".json")
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PUBLIC)
+            descriptor = _open(path)
         except OSError as error:
             raise explain_os_error(error, path, "write") from error
         self._file = os.fdopen(descriptor, "r+b")
@@ -61,18 +64,19 @@ class PartFile:
 
     def validator(self, url: str) -> str | None:
         """What the server said of the beginning; None if there is none that can be gone on with."""
-        with contextlib.suppress(OSError, ValueError, UnicodeDecodeError):
-            state = json.loads(self._state.read_bytes()[:_MAX_STATE])
+        with contextlib.suppress(SealserveError, ValueError, RecursionError):
+            state = json.loads(read_file(self._state, limit=_MAX_STATE))
             if isinstance(state, dict) and state.get("address") == _digest(url) and self.size:
                 validator = state.get("validator")
-                return validator if isinstance(validator, str) and validator else None
+                return validator if isinstance(validator, str) and _VALIDATOR.fullmatch(validator) else None
         return None
 
     def begin(self, url: str, validator: str | None) -> None:
         """Throw away what is there, and note what the server says of what comes."""
         self._write(0)
         if validator is None:
-            self._state.unlink(missing_ok=True)
+            with self._explained("remove"):
+                self._state.unlink(missing_ok=True)
         else:
             write_atomically(self._state, json.dumps({"address": _digest(url), "validator": validator}))
 
@@ -99,8 +103,9 @@ class PartFile:
 
     def remove(self) -> None:
         """It is of no use any more."""
-        for path in (self.path, self._state):
-            path.unlink(missing_ok=True)
+        with self._explained("remove"):
+            for path in (self.path, self._state):
+                path.unlink(missing_ok=True)
 
     def _write(self, at: int, data: bytes = b"") -> None:
         with self._explained("write"):
@@ -121,12 +126,27 @@ class PartFile:
             raise explain_os_error(error, self.path, action) from error
 
 
+def _open(path: Path) -> int:
+    """A new file, or one of this user's that nobody has under another name: its owner could change the model later."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    with contextlib.suppress(FileExistsError):
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, PUBLIC)
+    descriptor = os.open(path, flags)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink != 1:
+        os.close(descriptor)
+        raise InputError(
+            f"{path} is there already, and is not a file of yours alone",
+            hint="Remove it, or choose a directory that only you can write.",
+        )
+    return descriptor
+
+
 def validator_of(headers: Mapping[str, str]) -> str | None:
     """What can stand in ``If-Range``: a strong entity tag, or else a date (RFC 9110, section 13.1.5)."""
     tag = headers.get("ETag", "")
-    if tag.startswith('"'):
-        return tag
-    return headers.get("Last-Modified") or None
+    found = tag if tag.startswith('"') else headers.get("Last-Modified", "")
+    return found if _VALIDATOR.fullmatch(found) else None
 
 
 def _digest(url: str) -> str:

@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sealserve.errors import InputError, ModelError
-from sealserve.files import explain_os_error, sync_directory
+from sealserve.files import explain_os_error, partial_path, sync_directory
 from sealserve.models.archives import unpack
 from sealserve.models.kinds import HEAD_BYTES, Kind, file_kind
 from sealserve.models.onnx_file import ONNX_FILE
 from sealserve.models.saved_model import SAVED_MODEL_FILE
+from sealserve.models.version_files import files_on_disk
+from sealserve.sealing.leftovers import locked_directory, remove_leftovers
 
 _FILES = {Kind.SAVED_MODEL: SAVED_MODEL_FILE, Kind.ONNX: ONNX_FILE}
 _MOST_LISTED = 5
+_SCRATCH = "fetched"
 
 
 def place_archive(archive: Path, name: str, base: Path, version: int | None, *, max_bytes: int) -> tuple[Kind, Path]:
@@ -55,17 +58,19 @@ def place_file(file: Path, name: str, kind: Kind, base: Path, version: int | Non
 
 
 def place_directory(source: Path, base: Path, version: int) -> Path:
-    """Copy the directory of a version to its place below ``base``."""
+    """Copy the files of a version to its place below ``base``; what is neither a file nor leads to one is left out."""
     if base.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{base} is inside {source}", hint="Choose another directory.")
     require_free(base / str(version))
     with _beside(base) as scratch:
-        try:
-            copy = Path(shutil.copytree(source, scratch / "version"))
-        except shutil.Error as error:
-            first = error.args[0][0] if error.args and error.args[0] else ("", "", "unknown")
-            raise InputError(f"cannot copy {first[0]}: {first[2]}", hint="Check the files of the model.") from error
-        return _put(copy, base / str(version))
+        for name in files_on_disk(source).sizes:
+            copy = scratch / "version" / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copy(source / name, copy)
+            except PermissionError as error:
+                raise explain_os_error(error, source / name, "read") from error
+        return _put(scratch / "version", base / str(version))
 
 
 def require_free(place: Path) -> None:
@@ -117,7 +122,11 @@ def _put(found: Path, place: Path) -> Path:
     found.chmod(0o755 if found.is_dir() else 0o644)
     for path in [found, *found.rglob("*")] if found.is_dir() else [found]:
         _sync(path)
-    found.rename(place)
+    try:
+        found.rename(place)
+    except OSError:
+        require_free(place)  # another fetch may have been quicker
+        raise
     sync_directory(place.parent)
     return place
 
@@ -132,11 +141,15 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(base: Path) -> Iterator[Path]:
-    """A directory in ``base`` for what is not complete; it is gone when the block ends."""
-    scratch = base / f".fetched.{secrets.token_hex(6)}.partial"
+    """A directory in ``base`` for what is not complete; it is gone when the block ends, or, if the process is killed,
+    when the next begins.
+    """
+    remove_leftovers(base, [_SCRATCH])
+    scratch = partial_path(base / _SCRATCH)
     try:
         scratch.mkdir()
-        yield scratch
+        with locked_directory(scratch):
+            yield scratch
     except OSError as error:
         raise explain_os_error(error, base, "write") from error
     finally:

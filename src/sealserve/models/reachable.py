@@ -56,7 +56,8 @@ def _names(node: NodeDef) -> Iterator[str]:
 
 
 def _named(value: AttrValue) -> Iterator[str]:
-    if value.HasField("func"):
-        yield value.func.name
-    elif value.HasField("list"):
-        yield from (one.name for one in value.list.func)
+    functions = [value.func] if value.HasField("func") else value.list.func
+    for function in functions:
+        yield function.name
+        for inner in function.attr.values():  # a function may be given another
+            yield from _named(inner)

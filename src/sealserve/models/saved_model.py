@@ -201,7 +201,7 @@ def _serving_graph(place: str, message: SavedModel) -> MetaGraphDef:
             return meta_graph
     tags = sorted({tag for meta_graph in message.meta_graphs for tag in meta_graph.meta_info_def.tags})
     raise ModelError(
-        f"the model in {place} has no graph with the tag {SERVE_TAG!r}; its tags: {', '.join(tags) or 'none'}",
+        f"the model in {place} has no graph with the tag {SERVE_TAG!r}; its tags: {', '.join(tags)[:200] or 'none'}",
         hint="Export it for serving: `tf.saved_model.save` sets the tag.",
     )
 

@@ -6,59 +6,95 @@ which a signature may say, and which stops nobody: engines find shapes themselve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from sealserve.models.reachable import node_name
-from sealserve.wire.tensorflow_pb2 import NodeDef
+from sealserve.wire.tensorflow_pb2 import NodeDef, TensorShapeProto
 from sealserve.wire.tensors import TensorError, shape_of, to_numpy
 
 Shape = tuple[int, ...]
 
-_MAX_DEPTH = 50
-_DECLARED = frozenset({"Placeholder", "PlaceholderWithDefault"})
+_OUTPUT = re.compile(r"[0-9]{1,9}", re.ASCII)
+_MAX_DIMENSIONS = 254  # TensorFlow's own limit (tensorflow/core/framework/tensor_shape.h)
 _AS_FIRST_INPUT = frozenset(
     {"BiasAdd", "Cast", "Elu", "Exp", "Identity", "LeakyRelu", "LogSoftmax", "Relu", "Relu6", "Selu", "Sigmoid"}
     | {"Snapshot", "Softmax", "Softplus", "StopGradient", "Tanh"}
 )
 
 
-def output_shape(nodes: Mapping[str, NodeDef], reference: str, *, depth: int = 0) -> Shape | None:
-    """The shape of a tensor, -1 where a dimension is unknown; None if even their number is.
+class Shapes:
+    """The shapes of a graph's tensors. Each is found once, so that the work grows with the graph and no faster."""
 
-    :param reference: ``node`` or ``node:output``.
-    """
-    node = nodes.get(node_name(reference))
-    number = reference.partition(":")[2] or "0"
-    if node is None or depth > _MAX_DEPTH or not number.isdecimal():
-        return None
-    if (noted := _noted(node, int(number))) is not None or number != "0":
-        return noted
-    inputs = [one for one in node.input if not one.startswith("^")]
+    def __init__(self, nodes: Mapping[str, NodeDef]) -> None:
+        self._nodes = nodes
+        self._found: dict[str, Shape | None] = {}
 
-    def shape(index: int) -> Shape | None:
-        return output_shape(nodes, inputs[index], depth=depth + 1)
+    def of(self, reference: str) -> Shape | None:
+        """The shape of a tensor, -1 where a dimension is unknown; None if even their number is.
 
-    if node.op in _DECLARED:
-        return shape_of(node.attr["shape"].shape) if "shape" in node.attr else None
-    if node.op == "Const":
-        return _sizes(node)
-    if node.op in _AS_FIRST_INPUT and inputs:
-        return shape(0)
-    if node.op == "MatMul" and len(inputs) == 2:
-        return _product(node, shape(0), shape(1))
-    if node.op == "Reshape" and len(inputs) == 2:
-        return _reshaped(nodes.get(node_name(inputs[1])))
-    return None
+        :param reference: ``node`` or ``node:output``.
+        """
+        pending = [reference]
+        while pending:
+            one = pending[-1]
+            needed = self._needed(one)
+            lacking = [other for other in needed if other not in self._found]
+            if one in self._found or not lacking:
+                self._found[pending.pop()] = self._rule(one, needed)
+            else:
+                self._found[one] = None  # for those of its inputs that need it themselves
+                pending += lacking
+        return self._found[reference]
+
+    def _node(self, reference: str) -> tuple[NodeDef | None, int]:
+        """The node of a tensor, and which of its outputs it is."""
+        name, _, number = reference.partition(":")
+        if not number:
+            return self._nodes.get(name), 0
+        return (self._nodes.get(name), int(number)) if _OUTPUT.fullmatch(number) else (None, 0)
+
+    def _needed(self, reference: str) -> list[str]:
+        """The inputs whose shapes tell that of the tensor."""
+        node, number = self._node(reference)
+        if node is None or number or _noted(node, number) is not None:
+            return []
+        if node.op in _AS_FIRST_INPUT:
+            return list(node.input[:1])
+        return list(node.input[:2]) if node.op == "MatMul" and len(node.input) >= 2 else []
+
+    def _rule(self, reference: str, needed: list[str]) -> Shape | None:
+        node, number = self._node(reference)
+        if node is None:
+            return None
+        if (noted := _noted(node, number)) is not None or number:
+            return noted
+        shapes = [self._found.get(one) for one in needed]
+        match node.op:
+            case "Placeholder" | "PlaceholderWithDefault":
+                return _declared(node.attr["shape"].shape) if "shape" in node.attr else None
+            case "Const":
+                return _sizes(node)
+            case "MatMul" if shapes:
+                return _product(node, *shapes)
+            case "Reshape" if len(node.input) >= 2:
+                return _reshaped(self._nodes.get(node_name(node.input[1])))
+            case _:
+                return shapes[0] if shapes else None
+
+
+def _declared(shape: TensorShapeProto) -> Shape | None:
+    return shape_of(shape) if len(shape.dim) <= _MAX_DIMENSIONS else None
 
 
 def _noted(node: NodeDef, number: int) -> Shape | None:
     """What TensorFlow 1 noted beside the node when it was exported."""
     noted = node.attr["_output_shapes"].list.shape if "_output_shapes" in node.attr else ()
-    return shape_of(noted[number]) if number < len(noted) else None
+    return _declared(noted[number]) if number < len(noted) else None
 
 
 def _sizes(constant: NodeDef) -> Shape | None:
-    return shape_of(constant.attr["value"].tensor.tensor_shape) if "value" in constant.attr else None
+    return _declared(constant.attr["value"].tensor.tensor_shape) if "value" in constant.attr else None
 
 
 def _product(node: NodeDef, left: Shape | None, right: Shape | None) -> Shape:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 from pathlib import Path
 
 from sealserve.errors import InputError
-from sealserve.files import PUBLIC, explain_os_error, sync_directory
+from sealserve.files import PUBLIC, explain_os_error, partial_path, sync_directory
 from sealserve.models.saved_model import SAVED_MODEL_FILE
+from sealserve.sealing.leftovers import locked_directory, remove_leftovers
 from sealserve.wire.tensorflow_pb2 import SavedModel
 
 
@@ -33,12 +33,14 @@ def write_saved_model(base: Path, version: int, message: SavedModel) -> Path:
             f"{place} exists and is another model", hint="Choose another directory, or remove that version first."
         )
     made_base = not base.exists()
-    beside = base / f".{version}.{secrets.token_hex(6)}.partial"
+    beside = partial_path(place)
+    remove_leftovers(base, [place.name])
     try:
         beside.mkdir(parents=True)
-        _write_synced(beside / SAVED_MODEL_FILE, data)
-        sync_directory(beside)
-        beside.rename(place)
+        with locked_directory(beside):
+            _write_synced(beside / SAVED_MODEL_FILE, data)
+            sync_directory(beside)
+            beside.rename(place)
         sync_directory(base)
     except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
@@ -46,6 +48,8 @@ def write_saved_model(base: Path, version: int, message: SavedModel) -> Path:
             with contextlib.suppress(OSError):
                 base.rmdir()
         if isinstance(error, OSError):
+            if _holds(place, data):  # another run was quicker
+                return place
             raise explain_os_error(error, place, "write") from error
         raise
     return place

@@ -34,19 +34,26 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """
     beside = make_directory(partial_path(path), mode=0o700)
     try:
-        descriptor = os.open(beside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            lock_partial(descriptor)
+        with locked_directory(beside):
             yield beside
             beside.replace(path)
-        finally:
-            os.close(descriptor)
         sync_directory(path.parent)
     except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
         if isinstance(error, OSError):
             raise explain_os_error(error, path, "write") from error
         raise
+
+
+@contextlib.contextmanager
+def locked_directory(path: Path) -> Iterator[None]:
+    """While the block runs, :func:`remove_leftovers` lets the directory be."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        lock_partial(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(directory: Path, names: Collection[str]) -> None:
