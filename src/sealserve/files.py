@@ -153,6 +153,21 @@ def read_file(path: Path, *, limit: int = 16 << 20) -> bytes:
     return data
 
 
+def read_authority_file(path: Path) -> bytes:
+    """Read a certificate authority's file that is measured, and so goes to others byte for byte.
+
+    :raises InputError: it cannot be read, holds no certificate in PEM, or a private key as well.
+    """
+    data = read_file(path)
+    if b"-----BEGIN CERTIFICATE-----" not in data or b"\0" in data:  # quotes have certificates in them
+        raise InputError(f"{path} holds no certificate in PEM", hint="Give the key broker's certificate authority.")
+    if b"PRIVATE KEY-----" in data:
+        raise InputError(
+            f"{path} holds a private key, and everybody would get it", hint="Give a file with the certificate alone."
+        )
+    return data
+
+
 def make_directory(path: Path, *, mode: int = 0o700) -> Path:
     """Make a directory (parents too) with exactly ``mode``; an existing one is left as it is."""
     try:

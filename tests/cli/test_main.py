@@ -10,9 +10,12 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from sealserve import logs
 from sealserve.cli import failures
@@ -32,6 +35,23 @@ def test_help_lists_every_command_with_a_line_about_it() -> None:
     for name in root.COMMANDS:
         line = next(line for line in done.stdout.splitlines() if line.strip().startswith(name + " "))
         assert len(line.split()) > 2
+
+
+def test_lists_of_commands_are_cut_at_no_width_of_a_usual_terminal() -> None:
+    def lists(command: click.Command, path: list[str]) -> Iterator[str]:
+        if isinstance(command, click.Group):
+            context = click.Context(command, info_name=" ".join(path))
+            yield CliRunner().invoke(command, ["--help"], terminal_width=80).output
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                yield from lists(found, [*path, name])
+
+    told = list(lists(root.cli, ["sealserve"]))
+    assert len(told) > 10
+    for text in told:
+        listed = text.partition("--help")[2].splitlines()
+        assert not [line for line in listed if line.endswith("...") or len(line) > 80]
 
 
 @pytest.mark.parametrize("name", root.COMMANDS)
@@ -137,6 +157,17 @@ def test_a_full_disk_behind_the_output_is_no_defect() -> None:
     assert done.returncode == 6
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_whoever_stops_reading_is_no_defect(tmp_path: Path) -> None:
+    (tmp_path / "app.manifest").write_text("sgx.debug = true\n")
+    for arguments in (f"image lint {tmp_path / 'app.manifest'}", "cloud show bare-metal"):
+        read, write = os.pipe()
+        os.close(read)
+        command = [sys.executable, "-m", "sealserve", *arguments.split()]
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_last_event_of_a_failure_has_its_cause(capsys: pytest.CaptureFixture[str]) -> None:

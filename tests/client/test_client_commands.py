@@ -98,7 +98,7 @@ def test_an_address_where_nobody_listens_is_an_error(run, policy_file):
 @both_protocols
 def test_a_picture_is_classified_and_the_replica_named(run, replica, policy_file, tmp_path):
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
-    result = run(predict, "--target", replica.target, "--policy", policy_file, "--image", "red.png", "--top", "2")
+    result = run(predict, replica.target, "--policy", policy_file, "--image", "red.png", "--top", "2")
     assert result.exit_code == 0, result.output
     assert "red.png  answered by replica-1, model version 3" in result.output
     # The model's classes are ten: the thousand names of ImageNet would be wrong for them.
@@ -111,7 +111,7 @@ def test_labels_of_a_file_name_the_classes(run, replica, policy_file, tmp_path):
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     (tmp_path / "labels.txt").write_text("\n".join(f"thing {n}" for n in range(10)))
     result = run(
-        *(predict, "--target", replica.target, "--policy", policy_file, "--image", "red.png", "--image", "red.png"),
+        *(predict, replica.target, "--policy", policy_file, "--image", "red.png", "--image", "red.png"),
         *("--labels", "labels.txt", "--json"),
     )
     out = json.loads(result.output)
@@ -124,7 +124,7 @@ def test_labels_of_a_file_name_the_classes(run, replica, policy_file, tmp_path):
 @both_protocols
 def test_arrays_are_sent_and_outputs_printed(run, replica, policy_file, tmp_path):
     np.save(tmp_path / "x.npy", np.ones((1, 4), dtype=np.uint8))
-    common = ("--target", replica.target, "--policy", policy_file)
+    common = (replica.target, "--policy", policy_file)
     shown = run(predict, *common, "--npy", "images=x.npy")
     assert "scores  float32 1x10" in shown.output
     (tmp_path / "x.json").write_text('{"images": [[1, 1, 1, 1]]}')
@@ -135,7 +135,7 @@ def test_arrays_are_sent_and_outputs_printed(run, replica, policy_file, tmp_path
 @both_protocols
 def test_a_refused_replica_gets_nothing_from_the_command(run, bad_replica, policy_file, tmp_path):
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
-    result = run(predict, "--target", bad_replica.target, "--policy", policy_file, "--image", "red.png")
+    result = run(predict, bad_replica.target, "--policy", policy_file, "--image", "red.png")
     assert isinstance(result.exception, PolicyRefusedError)
     assert bad_replica.log == ["GetEvidence"]
 
@@ -155,7 +155,7 @@ def test_a_refused_replica_gets_nothing_from_the_command(run, bad_replica, polic
 )
 def test_bad_input_is_told_and_nobody_is_sent_anything(arguments, run, replica, policy_file, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
-    result = run(predict, "--target", replica.target, "--policy", policy_file, *arguments)
+    result = run(predict, replica.target, "--policy", policy_file, *arguments)
     assert isinstance(result.exception, SealserveError)
     assert result.exception.exit_code == 3
     assert replica.log == []

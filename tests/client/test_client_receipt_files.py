@@ -72,7 +72,7 @@ def test_predict_keeps_a_receipt_which_is_checked_without_a_connection(run, sign
     np.save(tmp_path / "x.npy", SECRET_INPUT)
     target = signing.replica.target
     asked = run(
-        *("predict", "--target", target, "--policy", policy_file, "--model", "classifier"),
+        *("predict", target, "--policy", policy_file, "--model", "classifier"),
         *("--npy", f"images={tmp_path}/x.npy", "--receipt", "receipt.json"),
     )
     assert asked.exit_code == 0, asked.output
@@ -97,7 +97,7 @@ def test_predict_keeps_a_receipt_which_is_checked_without_a_connection(run, sign
 
 def test_the_input_is_in_the_file_only_if_that_was_asked_for(run, signing, policy, policy_file, tmp_path):
     np.save(tmp_path / "x.npy", SECRET_INPUT)
-    asked = ("predict", "--target", signing.replica.target, "--policy", policy_file, "--model", "classifier")
+    asked = ("predict", signing.replica.target, "--policy", policy_file, "--model", "classifier")
     asked += ("--npy", f"images={tmp_path}/x.npy", "--receipt", "receipt.json")
     assert run(*asked).exit_code == 0
     text = (tmp_path / "receipt.json").read_text()
@@ -317,18 +317,18 @@ def test_several_pictures_and_one_receipt_are_refused(run, tmp_path, policy_file
     for name in ("a.png", "b.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     result = run(
-        *("predict", "--target", "127.0.0.1:1", "--policy", policy_file, "--receipt", "r.json"),
+        *("predict", "127.0.0.1:1", "--policy", policy_file, "--receipt", "r.json"),
         *("--image", "a.png", "--image", "b.png"),
     )
     assert code_of(result) == 3
-    target = ("--target", "127.0.0.1:1", "--policy", policy_file)
+    target = ("127.0.0.1:1", "--policy", policy_file)
     assert code_of(run("predict", *target, "--receipt-with-messages")) == 3
 
 
 def test_a_receipt_over_rest_is_refused_before_anybody_is_asked(run, tmp_path, policy_file):
     (tmp_path / "x.json").write_text('{"x": [[1, 2]]}')
     result = run(
-        *("predict", "--target", "https://127.0.0.1:1", "--policy", policy_file),
+        *("predict", "https://127.0.0.1:1", "--policy", policy_file),
         *("--input-json", f"{tmp_path}/x.json", "--receipt", "r.json"),
     )
     assert code_of(result) == 3

@@ -75,6 +75,6 @@ def test_scripts_get_the_registers_and_the_evidence_can_be_judged_again(
 def test_predict_says_which_trust_domain_was_checked(guest: Replica, tdx: TdxPlatform, tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", np.zeros((1, 4), np.uint8))
     policy = tdx.write_policy(tmp_path, DOMAIN.reference())
-    result = run(predict, "--target", guest.target, "--policy", policy, "--npy", f"images={tmp_path / 'images.npy'}")
+    result = run(predict, guest.target, "--policy", policy, "--npy", f"images={tmp_path / 'images.npy'}")
     assert result.exit_code == 0, result.output
     assert f"checked replica-1: MRTD {DOMAIN.mrtd.hex()[:16]}…, UpToDate" in result.output

@@ -106,7 +106,7 @@ def test_curl_gets_the_same_answer_through_the_proxy_and_the_gateway(cluster):
     np.testing.assert_allclose(json.loads(body)["predictions"], direct, atol=1e-5)
     assert "ACCEPTED" in sealserve(cluster, "verify", f"https://{rest}")
     np.save(cluster / "picture.npy", picture)
-    shown = sealserve(cluster, "predict", "--target", f"https://{rest}", "--npy", "images=picture.npy")
+    shown = sealserve(cluster, "predict", f"https://{rest}", "--npy", "images=picture.npy")
     assert "replica-" in shown
 
 

@@ -183,9 +183,7 @@ def test_commands_take_certificates_from_the_deployment_or_from_options(cluster:
     assert "ACCEPTED" in cluster.run("verify", cluster.grpc, *elsewhere, cwd=tmp_path)
     shown = cluster.run("predict", "--image", str(find_photograph()))
     assert "military uniform" in shown
-    shown = cluster.run(
-        "predict", "--target", cluster.grpc, *elsewhere, "--image", str(find_photograph()), cwd=tmp_path
-    )
+    shown = cluster.run("predict", cluster.grpc, *elsewhere, "--image", str(find_photograph()), cwd=tmp_path)
     assert "military uniform" in shown
     found = json.loads(cluster.run("bench", "--duration", "1", "--json"))
     assert found["results"][0]["errors"] == {}

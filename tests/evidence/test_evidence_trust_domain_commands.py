@@ -54,6 +54,18 @@ def recorded(files: Path) -> AppraisalPolicy:
     return AppraisalPolicy.load(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"JFIF", "holds no certificate"), (CA + b"-----BEGIN PRIVATE KEY-----", "private key")],
+)
+def test_what_is_no_certificate_authority_is_not_measured(files: Path, content: bytes, says: str) -> None:
+    (files / "ca.pem").write_bytes(content)
+    result = record(files)
+    assert isinstance(result.exception, InputError)
+    assert says in str(result.exception)
+    assert not (files / "policy.yaml").exists()
+
+
 def test_the_policy_accepts_replicas_of_these_settings_in_such_a_guest(files: Path, tdx: TdxPlatform) -> None:
     result = record(files)
     assert result.exit_code == 0, result.output

@@ -11,13 +11,13 @@ import pytest
 from serving_models import affine_model, load
 
 from sealserve.errors import ModelError
-from sealserve.models.graph import GraphBuilder, TensorInGraph, type_attribute
+from sealserve.models.graph import GraphBuilder, TensorInGraph, shape_message, type_attribute
 from sealserve.models.writing import write_saved_model
 from sealserve.serving.errors import CallerGoneError, RequestError, SignatureNotFoundError
 from sealserve.serving.model_files import MemoryFiles, directory_files
 from sealserve.serving.openvino_engine import OpenVinoEngine
 from sealserve.wire.bfloat16 import narrow, widen
-from sealserve.wire.tensorflow_pb2 import DataType
+from sealserve.wire.tensorflow_pb2 import AttrValue, DataType, NodeDef, TensorProto
 from sealserve.wire.tensors import tensor_type
 
 
@@ -263,6 +263,39 @@ def test_an_onnx_model_of_bfloat16_is_not_taken_for_one_of_float16(engine):
     x = narrow(np.float32([[1.5, -2, 3e38, 0.25]]))
     assert widen(model.predict("serving_default", {"x": x})["y"]).tolist() == [[3, -4, np.inf, 0.5]]
     assert model.signature_definitions["serving_default"].outputs["y"].dtype == DataType.DT_BFLOAT16
+
+
+@pytest.mark.parametrize("inside", ["graph", "function"])
+def test_constants_of_bfloat16_are_read_as_lists_of_values_too(engine, inside):
+    bfloat16, number = DataType.DT_BFLOAT16, type_attribute(DataType.DT_BFLOAT16)
+    one_and_half = TensorProto(
+        dtype=bfloat16, tensor_shape=shape_message([2]), half_val=[0x3FC0]
+    )  # the last one repeats
+    constant = NodeDef(name="c", op="Const", attr={"dtype": number, "value": AttrValue(tensor=one_and_half)})
+    graph = GraphBuilder()
+    x = graph.placeholder("x", bfloat16, [-1, 2])
+    if inside == "graph":
+        factor = graph.node("Const", "c", [], dtype=number, value=constant.attr["value"])
+    else:
+        factor = graph.node(
+            "PartitionedCall",
+            "call",
+            [],
+            Tout=AttrValue(list={"type": [bfloat16]}),
+            f=AttrValue(func={"name": "factor"}),
+        )
+    graph.node("Mul", "y", [x, factor], T=number)
+    tensors = {name: TensorInGraph(f"{name}:0", bfloat16, (-1, 2)) for name in ("x", "y")}
+    message = graph.saved_model({"x": tensors["x"]}, {"y": tensors["y"]}, signature="serving_default")
+    function = message.meta_graphs[0].graph_def.library.function.add(node_def=[constant], ret={"value": "c:output:0"})
+    function.signature.name = "factor"
+    function.signature.output_arg.add(name="value", type=bfloat16)
+    with MemoryFiles() as files:
+        with files.add("saved_model.pb") as file:
+            file.write(message.SerializeToString())
+        model = engine.load(files)
+    answer = model.predict("serving_default", {"x": narrow(np.float32([[2, -3]]))})["y"]
+    assert widen(answer).tolist() == [[3, -4.5]]
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,6 @@ def bench(
         *(deployment_file, target, policy, server_name, model),
         insecure_without_evidence=insecure_without_evidence,
         certificates=certificates,
-        target_is="TARGET (HOST:PORT)",
     )
     result, outcomes = asyncio.run(_run(where, **options))
     if output is not None:

@@ -23,7 +23,7 @@ def audit() -> None:
     """The broker's audit log: every decision and every change."""
 
 
-@audit.command()
+@audit.command(short_help="Check that the log, here or exported, is whole.")
 @click.argument("exported", required=False, metavar="[FILE]", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--public-key",
@@ -53,7 +53,7 @@ def verify(exported: Path | None, public_key: Path | None, head: str | None, tar
         _report(log.verify(must_contain=head), log.name, signatures=True, as_json=as_json)
 
 
-@audit.command()
+@audit.command(short_help="Write the whole log to a file, its end signed.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @target
 @JSON
@@ -126,7 +126,7 @@ def _print(record: dict[str, Any], *, as_json: bool) -> None:
     click.echo("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
-@audit.command("public-key")
+@audit.command("public-key", short_help="Print the key that verifies exported logs.")
 @target
 def public_key(target: Target) -> None:
     """Print the key (PEM) that verifies the checkpoints of an exported log. Keep it where you verify."""

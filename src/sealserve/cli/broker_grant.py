@@ -18,7 +18,7 @@ def grant() -> None:
     """Grants: which enclaves get which keys, for which model."""
 
 
-@grant.command()
+@grant.command(short_help="Write a grant, in place of its deployment's last one.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @target
 @JSON
@@ -31,7 +31,7 @@ def put(file: Path, target: Target, as_json: bool) -> None:
         _show(administrator.put_grant(document), as_json=as_json)
 
 
-@grant.command()
+@grant.command(short_help="Move to another sealed model or key version.")
 @click.argument("deployment")
 @click.option("--digest", required=True, help="The digest of the sealed model, 64 hexadecimal digits.")
 @click.option("--key-version", type=click.IntRange(min=1), help="The version of its key; as before if not given.")
@@ -93,7 +93,7 @@ def list_(target: Target, as_json: bool) -> None:
     show([stored.as_dict() for stored in grants], text, as_json=as_json)
 
 
-@grant.command()
+@grant.command(short_help="Remove a grant: its enclaves are refused from now on.")
 @click.argument("deployment")
 @target
 @JSON

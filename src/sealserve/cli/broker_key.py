@@ -41,7 +41,7 @@ def rotate(name: str, target: Target, as_json: bool) -> None:
         _show(administrator.rotate_key(name), as_json=as_json)
 
 
-@key.command("import")
+@key.command("import", short_help="Take a wrap key from a file as the next version.")
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--version", type=click.IntRange(min=1), help="Its number; the next one if not given.")
@@ -55,7 +55,7 @@ def import_(name: str, file: Path, version: int | None, target: Target, as_json:
         _show(administrator.import_key(name, value, version=version), as_json=as_json)
 
 
-@key.command("import-tls")
+@key.command("import-tls", short_help="Take a TLS private key from a file.")
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--version", type=click.IntRange(min=1), help="Its number; the next one if not given.")
@@ -71,7 +71,7 @@ def import_tls(name: str, file: Path, version: int | None, target: Target, as_js
         _show(administrator.import_key(name, value, version=version, kind="tls"), as_json=as_json)
 
 
-@key.command()
+@key.command(short_help="End the use of a version, after a grace period.")
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1))
 @click.option(

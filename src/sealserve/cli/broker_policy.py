@@ -14,7 +14,7 @@ def policy() -> None:
     """Appraisal policies: which enclaves are accepted."""
 
 
-@policy.command()
+@policy.command(short_help="Store a policy and its trust root.")
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @target

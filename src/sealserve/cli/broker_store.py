@@ -14,7 +14,7 @@ def store() -> None:
     """The broker's store: one database with keys, policies, grants and the audit log."""
 
 
-@store.command()
+@store.command(short_help="Make the store, or bring an older one up to date.")
 @SETTINGS
 @JSON
 def init(path: Path, as_json: bool) -> None:
@@ -26,7 +26,7 @@ def init(path: Path, as_json: bool) -> None:
         show({"store": made.name, "revision": revision}, f"the store {made.name} is ready", as_json=as_json)
 
 
-@store.command()
+@store.command(short_help="Verify all that is in the store.")
 @SETTINGS
 @JSON
 def check(path: Path, as_json: bool) -> None:

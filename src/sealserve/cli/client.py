@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Check the replica, send it inputs, print the answer.")
-@click.option("--target", help="HOST:PORT of the gateway or of a replica, or https://HOST:PORT for REST.")
+@click.argument("target", required=False)
 @endpoint_options
 @certificate_options
 @click.option("--model", help="Name of the model; if not given, the deployment's or the only one that is served.")
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--signature", default="serving_default", show_default=True, help="Signature of the model.")
 @click.option("--image", "images", type=FILE, multiple=True, help="A picture to classify; may be given several times.")
 @click.option("--npy", "arrays", multiple=True, metavar="NAME=FILE", help="An input from a file of numpy.save.")
-@click.option("--input-json", type=FILE, help='Inputs as JSON: {"NAME": [[...]]}.')
+@click.option("--input-json", type=FILE, help='A file with the inputs as JSON: {"NAME": [[...]]}.')
 @click.option("--output", help="The output to show or to rank; for pictures, the one with scores if not given.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes to show.")
 @click.option(
@@ -59,7 +59,7 @@ def predict(
     as_json: bool,
     **request: Any,
 ) -> None:
-    """Check the replica that answers, then send it inputs and print what the model says.
+    """Check the replica at TARGET (HOST:PORT, or https://HOST:PORT for REST), then send it inputs and print the answer.
 
     Give pictures with --image, or arrays with --npy or --input-json.
     """
@@ -76,7 +76,7 @@ def predict(
     job = Job.from_options(**request)
     where = endpoint(deployment_file, target, policy, server_name, model, certificates=certificates)
     if request["receipt"] and where.target.startswith(REST_SCHEME):
-        raise InputError("there are no receipts over REST", hint="Give --target HOST:PORT, that of gRPC.")
+        raise InputError("there are no receipts over REST", hint="Give HOST:PORT, that of gRPC.")
     console = Console(highlight=False, quiet=as_json)
     judged_by = where.required_policy()
     with Client(where.target, judged_by, server_name=where.server_name, certificates=where.certificates) as client:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path, dir_okay=False)
+_TARGET = "TARGET (HOST:PORT)"
 WITHOUT_EVIDENCE = "WITHOUT EVIDENCE - THE SERVER IS KNOWN BY ITS CERTIFICATE ALONE"
 
 
@@ -70,13 +71,11 @@ def endpoint(
     *,
     insecure_without_evidence: bool = False,
     certificates: OwnerCertificates | None = None,
-    target_is: str = "--target",
 ) -> Endpoint:
     """What the options say, and for the rest the running local cluster of the deployment file.
 
     :param deployment_file: ``deployment.yaml`` in the current directory, if it exists and None is given.
     :param certificates: the owner's, as options name them; what they leave open is taken from the deployment, too.
-    :param target_is: what the command calls the target.
     :raises InputError: target or policy are not known.
     """
     from sealserve.deploy import FILE_NAME, load_deployment
@@ -114,9 +113,9 @@ def endpoint(
         certificates = _combined(certificates, client_certificates(deployment, layout))
     if not target or not policy:
         if not target and not policy:
-            missing = f"{target_is} and --policy are missing, and there is no ./{FILE_NAME}"
+            missing = f"{_TARGET} and --policy are missing, and there is no ./{FILE_NAME}"
         else:
-            missing = f"{'--policy' if target else target_is} is missing, and there is no ./{FILE_NAME}"
+            missing = f"{'--policy' if target else _TARGET} is missing, and there is no ./{FILE_NAME}"
         raise InputError(
             f"whom to call is not known: {missing}",
             hint=f"Give both, or name the {FILE_NAME} of a cluster on this machine with -f.",

@@ -76,7 +76,6 @@ def verify(
     where = endpoint(
         *(deployment_file, kept.target if kept else target, policy, server_name, None),
         certificates=certificates,
-        target_is="TARGET (HOST:PORT)",
     )
     judged_by = where.required_policy()
     if kept:

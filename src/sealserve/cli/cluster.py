@@ -182,6 +182,11 @@ def logs(*, name: str | None, file: Path, state: Path | None, follow: bool, line
     """
     from sealserve.local.logview import Follower
 
+    if name is None and state is None and not (file.suffix or file.exists()):
+        raise InputError(
+            f"there is no deployment's file {file}, which -f names",
+            hint=f"To follow a log: `sealserve logs {file} --follow`.",
+        )
     layout = _layout(file, state)
     names = layout.log_names
     if name is not None and name not in names:

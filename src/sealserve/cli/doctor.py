@@ -25,7 +25,11 @@ _MARKS = {"ok": ("✓", "green"), "note": ("-", "dim"), "warning": ("!", "yellow
 )
 @click.option("--pccs", metavar="URL", help="A PCCS in place of the profile's or the machine's own.")
 @click.option(
-    "--ca", type=click.Path(dir_okay=False, path_type=Path), help="PEM file of the authority that certified the PCCS."
+    "--pccs-ca",
+    "--ca",
+    "ca",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="PEM file of the authority that certified the PCCS.",
 )
 @click.option("--offline", is_flag=True, help="Ask nobody else.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -52,7 +52,7 @@ def trust_domain(file: Path, *, deployment: str, broker_ca: Path, output: Path, 
     from sealserve.errors import InputError
     from sealserve.evidence import Collateral, parse_quote
     from sealserve.evidence.policy import trust_domain_policy
-    from sealserve.files import read_file, write_atomically
+    from sealserve.files import read_authority_file, write_atomically
 
     if output.exists():
         raise InputError(f"{output} exists", hint="Name another file, or remove it first.")
@@ -64,10 +64,7 @@ def trust_domain(file: Path, *, deployment: str, broker_ca: Path, output: Path, 
         raise InputError(
             f"{deployment!r} cannot be the name of a deployment", hint="Give 1 to 64 letters, digits and _ . -"
         )
-    authority = read_file(broker_ca, limit=1 << 20)
-    if b"-----BEGIN CERTIFICATE-----" not in authority or b"\0" in authority:  # quotes have certificates in them
-        raise InputError(f"{broker_ca} holds no certificate in PEM", hint="Name the file that replicas get, unchanged.")
-    register = settings_register(measured_settings(deployment=deployment, broker_ca=authority))
+    register = settings_register(measured_settings(deployment=deployment, broker_ca=read_authority_file(broker_ca)))
     document = trust_domain_policy(parse_quote(found.quote), rtmr3=register, collateral=read_collateral(collateral))
     write_atomically(output, document.to_yaml())
     if as_json:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from sealserve.deploy.images.measuring import Measured
     from sealserve.deploy.images.reference_values import Accept
 
-_existing = click.Path(exists=True, path_type=Path)
-_existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+_path = click.Path(path_type=Path)
+_file = click.Path(dir_okay=False, path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
-@click.group()
+@click.group(short_help="Build, sign, judge and measure images for SGX.")
 def image() -> None:
     """Images of replicas for SGX enclaves: make them, judge them, and know what they measure to."""
 
@@ -35,7 +35,7 @@ for _command in (render, build, sign, run, pin):
     image.add_command(_command)
 
 
-@image.command()
+@image.command(short_help="Print the manifest of a deployment's replicas.")
 @click.option(
     "-f",
     "--file",
@@ -52,7 +52,7 @@ for _command in (render, build, sign, run, pin):
 )
 @click.option("--model-size", type=click.IntRange(min=1), metavar="BYTES", help="Size of the model, if it is not here.")
 @click.option("--epc", metavar="SIZE", help="Protected memory of the machine, such as 64G; warn if it is too little.")
-@click.option("--policy", type=_existing_file, help="Warn if this policy would refuse every replica of the image.")
+@click.option("--policy", type=_file, help="Warn if this policy would refuse every replica of the image.")
 def manifest(
     *, file: Path, output: Path | None, root: Path | None, model_size: int | None, epc: str | None, policy: Path | None
 ) -> None:
@@ -71,8 +71,8 @@ def manifest(
         click.echo(f"wrote {printable(str(output))}")
 
 
-@image.command()
-@click.argument("file", type=_existing_file)
+@image.command(short_help="Explain the weaknesses of a Gramine manifest.")
+@click.argument("file", type=_file)
 @_json
 def lint(*, file: Path, as_json: bool) -> int:
     """Explain the weaknesses of a Gramine manifest, signed manifest or manifest template, whoever wrote it.
@@ -97,10 +97,10 @@ def lint(*, file: Path, as_json: bool) -> int:
     return TrustError.exit_code if errors else 0
 
 
-@image.command()
-@click.argument("path", type=_existing)
+@image.command(short_help="Read what a signed image measures to.")
+@click.argument("path", type=_path)
 @_json
-@click.option("--diff", "other", type=_existing, metavar="PATH", help="Say what changed since this build.")
+@click.option("--diff", "other", type=_path, metavar="PATH", help="Say what changed since this build.")
 @click.option(
     "--policy",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -18,34 +18,45 @@ from sealserve import __version__, logs
 from sealserve.cli.failures import did_you_mean, explain_missing_module, explain_system_error, show_failure
 from sealserve.cli.streams import prepare_streams
 
-# Command name → (module, attribute). Loaded when asked for.
-COMMANDS = {
-    "demo": ("sealserve.cli.demo", "demo"),
-    "init": ("sealserve.cli.init", "init"),
-    "up": ("sealserve.cli.cluster", "up"),
-    "prepare": ("sealserve.cli.prepare", "prepare"),
-    "status": ("sealserve.cli.cluster", "status"),
-    "logs": ("sealserve.cli.cluster", "logs"),
-    "down": ("sealserve.cli.cluster", "down"),
-    "predict": ("sealserve.cli.client", "predict"),
-    "verify": ("sealserve.cli.client_verify", "verify"),
-    "proxy": ("sealserve.cli.proxy", "proxy"),
-    "bench": ("sealserve.cli.bench", "bench"),
-    "resnet-client": ("sealserve.cli.resnet_client", "resnet_client"),
-    "model": ("sealserve.cli.model", "model"),
-    "key": ("sealserve.cli.key", "key"),
-    "seal": ("sealserve.cli.seal", "seal"),
-    "unseal": ("sealserve.cli.seal", "unseal"),
-    "pf-crypt": ("sealserve.cli.pf_crypt", "pf_crypt"),
-    "evidence": ("sealserve.cli.evidence", "evidence"),
-    "broker": ("sealserve.cli.broker", "broker"),
-    "image": ("sealserve.cli.image", "image"),
-    "tls": ("sealserve.cli.tls", "tls"),
-    "replica": ("sealserve.cli.replica", "replica"),
-    "serve": ("sealserve.cli.serve", "serve"),
-    "cloud": ("sealserve.cli.cloud", "cloud"),
-    "doctor": ("sealserve.cli.doctor", "doctor"),
+# Heading → command name → (module, attribute). Loaded when asked for.
+SECTIONS = {
+    "A deployment on this machine": {
+        "demo": ("sealserve.cli.demo", "demo"),
+        "init": ("sealserve.cli.init", "init"),
+        "up": ("sealserve.cli.cluster", "up"),
+        "prepare": ("sealserve.cli.prepare", "prepare"),
+        "status": ("sealserve.cli.cluster", "status"),
+        "logs": ("sealserve.cli.cluster", "logs"),
+        "down": ("sealserve.cli.cluster", "down"),
+    },
+    "Calling replicas": {
+        "verify": ("sealserve.cli.client_verify", "verify"),
+        "predict": ("sealserve.cli.client", "predict"),
+        "proxy": ("sealserve.cli.proxy", "proxy"),
+        "bench": ("sealserve.cli.bench", "bench"),
+        "resnet-client": ("sealserve.cli.resnet_client", "resnet_client"),
+    },
+    "Models": {
+        "model": ("sealserve.cli.model", "model"),
+        "key": ("sealserve.cli.key", "key"),
+        "seal": ("sealserve.cli.seal", "seal"),
+        "unseal": ("sealserve.cli.seal", "unseal"),
+        "pf-crypt": ("sealserve.cli.pf_crypt", "pf_crypt"),
+    },
+    "Keys, evidence, certificates": {
+        "broker": ("sealserve.cli.broker", "broker"),
+        "evidence": ("sealserve.cli.evidence", "evidence"),
+        "tls": ("sealserve.cli.tls", "tls"),
+    },
+    "Servers and their machines": {
+        "serve": ("sealserve.cli.serve", "serve"),
+        "replica": ("sealserve.cli.replica", "replica"),
+        "image": ("sealserve.cli.image", "image"),
+        "cloud": ("sealserve.cli.cloud", "cloud"),
+        "doctor": ("sealserve.cli.doctor", "doctor"),
+    },
 }
+COMMANDS = {name: where for section in SECTIONS.values() for name, where in section.items()}
 
 
 class LazyGroup(click.Group):
@@ -53,6 +64,13 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for heading, names in SECTIONS.items():
+            commands = ((name.ljust(width), self.get_command(ctx, name)) for name in names)
+            with formatter.section(heading):
+                formatter.write_dl([(name, command.get_short_help_str(200)) for name, command in commands if command])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
@@ -112,6 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (BrokenPipeError, ReaderGoneError):
         code = 0
         _silence()
+    except SystemExit as ended:
+        # Rich ends the process with 1 when whoever read its output is gone.
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        code = 0
     except (click.Abort, KeyboardInterrupt):
         code = show_failure(KeyboardInterrupt(), machine_readable=machine_readable)
     except ModuleNotFoundError as error:

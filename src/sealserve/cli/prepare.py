@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sealserve.local.owner import PreparedOwner
 
 
-@click.command(short_help="Make keys, sealed model, broker and policies for replicas elsewhere.")
+@click.command(short_help="Make all that replicas elsewhere need.")
 @click.option(
     "-f",
     "--file",

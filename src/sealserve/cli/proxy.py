@@ -78,7 +78,6 @@ def proxy(
     where = endpoint(
         *(deployment_file, target, policy, server_name, None),
         certificates=certificates,
-        target_is="TARGET (HOST:PORT)",
     )
     grpc, rest = _sides(where, (listen, socket), (rest_listen, rest_socket), rest_target)
 

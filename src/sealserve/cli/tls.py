@@ -15,7 +15,7 @@ from sealserve.logs import printable
 _directory = click.Path(path_type=Path, readable=False)
 
 
-@click.group()
+@click.group(short_help="Make ssl.cfg, keys and certificates for plain servers.")
 def tls() -> None:
     """Make TLS files for the unmodified server: ssl.cfg, keys and certificates.
 

@@ -53,7 +53,8 @@ def open_port(address: Address) -> socket.socket:
     except OSError as error:
         raise MachineError(
             f"cannot listen on {address}",
-            hint="Another program may have the port: choose another, or 0 for a free one.",
+            hint="Another program may have the port, such as the gateway of a cluster here: choose another, or 0 for "
+            "a free one.",
         ) from error
     listening.setblocking(False)
     return listening

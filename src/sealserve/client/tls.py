@@ -161,11 +161,12 @@ def no_session(target: Address, error: BaseException) -> TargetUnreachableError 
     if isinstance(error, ssl.SSLCertVerificationError):
         return ServerNotAcceptedError(
             f"the certificate of {target} is not accepted: {error.verify_message or why(error)}",
-            hint="Check the roots that were given, and the server's name.",
+            hint="Check the roots that were given (--ca), and the server's name (--server-name).",
         )
     return TargetUnreachableError(
         f"no TLS session with {target}: {why(error)}",
-        hint="Check that this is the address of a replica or of the gateway in front of it, and that it is up.",
+        hint="Check that this is the address of a replica or of the gateway in front of it, that it is up, and that "
+        "the server's name (--server-name) is the deployment's: a gateway routes by it.",
     )
 
 
@@ -181,7 +182,8 @@ def lost(target: Address, error: BaseException | None, *, heard: bool) -> Connec
         text = f"{target} closed the connection before it said anything"
         hint = (
             "In two-way TLS it wants a certificate of this client, by an authority of its owner's: give --crt and "
-            "--key. Otherwise the replica stopped; try again."
+            "--key. Otherwise the port may be another one (REST has its own, and wants https://), or the replica "
+            "stopped: try again."
         )
     return ConnectionLostError(text + (f": {why(error)}" if error else ""), hint=hint)
 

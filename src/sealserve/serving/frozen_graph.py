@@ -15,7 +15,7 @@ from sealserve.serving.signature_graph import SignatureGraph
 from sealserve.serving.string_signature import Strings, without_strings
 from sealserve.serving.tensor_bundle import StoredTensor
 from sealserve.serving.variables import split_reference
-from sealserve.serving.weights import Weights, constant, is_large, placeholder
+from sealserve.serving.weights import Weights, constant, is_large, placeholder, spell_out_bfloat16
 from sealserve.wire.tensorflow_pb2 import AttrValue, GraphDef, MetaGraphDef, NodeDef, TensorInfo
 
 
@@ -80,6 +80,7 @@ def freeze(meta_graph: MetaGraphDef, signature: str, values: Weights) -> FrozenG
             graph.node.append(placeholder(node.name, value))
         else:
             graph.node.append(constant(node.name, value))
+    spell_out_bfloat16(graph)
     return FrozenGraph(graph, signature_of(definition), inputs, outputs, weights, strings)
 
 

@@ -7,6 +7,7 @@ conversion can depend on them, as on a shape or an axis.
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -14,8 +15,8 @@ import numpy as np
 from sealserve.serving.model_files import ModelFiles
 from sealserve.serving.tensor_bundle import StoredTensor, aligned
 from sealserve.serving.variables import OPERATIONS, Variables
-from sealserve.wire.tensorflow_pb2 import GraphDef, NodeDef
-from sealserve.wire.tensors import TensorError, numpy_type, shape_of
+from sealserve.wire.tensorflow_pb2 import DataType, GraphDef, NodeDef
+from sealserve.wire.tensors import TensorError, numpy_type, shape_of, to_numpy
 
 _LARGE = 4096  # bytes
 
@@ -74,6 +75,21 @@ def constant(name: str, value: StoredTensor) -> NodeDef:
         tensor.tensor_shape.dim.add(size=size)
     tensor.tensor_content = value.data.tobytes()
     return node
+
+
+def spell_out_bfloat16(graph: GraphDef) -> None:
+    """Write constants of bfloat16 that are lists of values as raw content, the only form that OpenVINO 2026.4 reads."""
+    for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+        for node in nodes:
+            if node.op != "Const" or node.attr["dtype"].type != DataType.DT_BFLOAT16:
+                continue
+            tensor = node.attr["value"].tensor
+            if tensor.half_val:
+                # A malformed one is left as it is, for OpenVINO to refuse.
+                with contextlib.suppress(TensorError):
+                    tensor.tensor_content = to_numpy(tensor).tobytes()
+                    tensor.ClearField("half_val")
+                    tensor.tensor_shape.SetInParent()
 
 
 def _content(node: NodeDef) -> StoredTensor | None:

@@ -30,7 +30,14 @@ from sealserve.deploy.images.rendering import render
 from sealserve.deploy.images.sizing import model_bytes
 from sealserve.deploy.images.wheel import build_wheel, wheel_name
 from sealserve.errors import ConfigurationError, InputError
-from sealserve.files import explain_os_error, partial_path, read_file, sync_directory, write_atomically
+from sealserve.files import (
+    explain_os_error,
+    partial_path,
+    read_authority_file,
+    read_file,
+    sync_directory,
+    write_atomically,
+)
 
 DESCRIPTION: Final = "image.json"
 """The file that says what a context is for; it also says that the directory is sealserve's to replace."""
@@ -146,7 +153,7 @@ def _replica_files(deployment_file: Path, deployment: Deployment) -> dict[str, b
         )
     files: dict[str, bytes | str] = {
         "deployment.yaml": read_file(deployment_file),
-        "broker-ca.pem": read_file(authority),
+        "broker-ca.pem": read_authority_file(authority),
         "gramine.sources": render_gramine_sources(),
         "fetch-key.sh": _packaged("files/fetch-key.sh"),
         "Dockerfile.sign": render_signing_dockerfile(),

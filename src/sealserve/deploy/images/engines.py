@@ -145,4 +145,7 @@ def perform(command: Command) -> None:
     except OSError as error:
         raise MachineError(f"{command[0]} cannot be started: {error.strerror}") from error
     if done.returncode:
-        raise MachineError(f"`{command[0]} {command[1]}` failed with status {done.returncode}; what it said is above")
+        raise MachineError(
+            f"`{command[0]} {command[1]}` failed with status {done.returncode}; what it said is above",
+            hint="Mend what it complains of, or choose another container engine with --engine.",
+        )

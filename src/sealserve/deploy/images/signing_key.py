@@ -32,6 +32,8 @@ def check_signing_key(path: Path) -> None:
 
     :raises KeyFileError: it is missing, readable by others, or another kind of key.
     """
+    if not path.exists():
+        raise KeyFileError(f"there is no signing key {path}", hint="`sealserve image sign --new-key` makes it first.")
     with read_secret_file(path) as secret:
         try:
             key = serialization.load_pem_private_key(secret.reveal(), password=None)
