@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import struct
+import time
 
 import h2.config
 import h2.connection
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 
 from sealserve.client import Client, EvidenceMissingError, InsecureClient, OwnerCertificates, attest
 from sealserve.client.aio import InsecureAsyncClient
+from sealserve.client.aio.connection import AsyncConnection, connect
 from sealserve.client.connection import Connection
 from sealserve.client.deadline import Deadline
+from sealserve.client.endpoint import Endpoint
 from sealserve.client.errors import ConnectionLostError, DeadlinePassedError, MalformedReplyError, ServerFaultError
 from sealserve.client.headers import header_block
 from sealserve.client.http2 import UnaryProtocol
@@ -336,3 +339,32 @@ def test_an_answer_that_came_before_the_request_was_sent_is_read_before_the_conn
     assert wire.closed
     with pytest.raises(ConnectionLostError):
         Connection(Gone(whole[:-1]), GRPC, authority="x").run(UnaryCall("/a.B/C", [b"q"], 1000), Deadline(5))  # type: ignore[arg-type]
+
+
+def test_under_asyncio_an_answer_is_read_although_a_write_fails_before_it_could_be(owner):
+    async def ask(target):
+        roots = OwnerCertificates(roots=owner.path("ca.pem"))
+        connection = await connect(Endpoint.by_certificate(target, owner.name, roots), Deadline(10))
+        call = asyncio.create_task(connection.run(UnaryCall("/a.B/C", [bytes(1 << 20)], 1000), Deadline(10)))
+        await asyncio.sleep(0)  # it has sent as much as the server's window takes
+        for _ in range(5):
+            # The loop stands still meanwhile: the answer comes, the server goes, and nobody has read a byte.
+            time.sleep(0.1)  # noqa: ASYNC251
+            connection.write(PING)
+        reply = await call
+        assert not connection.reusable
+        return reply
+
+    with Early(owner.identity(), answer()) as server:
+        assert bytes(asyncio.run(ask(server.target)).message) == b"answer"
+
+
+def test_under_asyncio_a_handshake_that_fails_at_once_is_told_as_one(owner):
+    async def begin(target):
+        endpoint = Endpoint.by_certificate(target, owner.name, OwnerCertificates(roots=owner.path("ca.pem")))
+        connection = AsyncConnection(endpoint)
+        connection.data_received(b"HTTP/1.1 400 Bad Request\r\n\r\n")  # before anybody waits for the handshake
+        with pytest.raises(ssl.SSLError):
+            await connection.shake_hands()
+
+    asyncio.run(begin("127.0.0.1:1"))

@@ -76,6 +76,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         assert f"TLS is {request.param}" in done.stdout
         found = json.loads(run("status", "--json", cwd=directory).stdout)
         assert found["tls"] == request.param
+        assert sorted(found["certificates"]) == (["client", "replicas"] if request.param == "two-way" else ["replicas"])
         yield Cluster(directory, request.param == "two-way", found["gateway"], found["rest"])
     finally:
         run("down", cwd=directory)

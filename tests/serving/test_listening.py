@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import ssl
 import time
 
 import grpc
@@ -80,8 +82,6 @@ def test_a_socket_that_cannot_be_had_is_said_so(started, path):
 
 
 def test_a_socket_that_a_killed_server_left_is_no_obstacle(started, tmp_path):
-    import socket
-
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "socket"))
     started(addresses=[f"unix:{tmp_path / 'socket'}"])
@@ -98,6 +98,26 @@ def test_a_client_without_the_right_certificate_is_not_answered(started, certifi
         credentials = grpc.ssl_channel_credentials(certificate.pem, *identity)
         with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
             assert say(channel) if answered else code(say, channel) == "UNAVAILABLE"
+
+
+def test_a_clients_certificate_is_looked_at_in_every_session(started, certificate, tmp_path):
+    """A session that is resumed shows no certificate, also when the one it began with has ended meanwhile."""
+    tls = ServerTls(certificate.key, certificate.pem, client_ca_pem=certificate.pem)
+    _, (port,) = started(tls=tls)
+    (tmp_path / "own.pem").write_bytes(bytes(certificate.key.reveal()) + certificate.pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(tmp_path / "own.pem")
+    session = None
+    for _ in range(3):
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            context.wrap_socket(plain, session=session) as stream,
+        ):
+            assert stream.recv(1000), "it was accepted"
+            assert not stream.session_reused
+            session = stream.session
 
 
 def test_health_begins_as_it_is_told_and_knows_further_names(started):

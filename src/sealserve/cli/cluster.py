@@ -108,8 +108,12 @@ def _tell_failure(complaint: str, code: int) -> None:
 @_state
 @_json
 def status(*, file: Path, state: Path | None, as_json: bool) -> int:
-    """Show the processes of the cluster. Exit code 5 if it does not run."""
+    """Show the processes of the cluster. Exit code 5 if it does not run.
+
+    With one-way and two-way TLS it says when a certificate ends within 30 days.
+    """
     from sealserve.local.control import report_processes, running_state
+    from sealserve.local.expiry import certificate_ends, ending_soon
     from sealserve.local.state import is_running
 
     layout = _layout(file, state)
@@ -126,8 +130,10 @@ def status(*, file: Path, state: Path | None, as_json: bool) -> int:
         click.echo(json.dumps({"running": False}) if as_json else printable(f"no cluster runs in {layout.root}"))
         return 5
     reports = report_processes(found)
+    ends = certificate_ends(found, layout)
     if as_json:
         head = found.model_dump(mode="json", exclude={"processes"})
+        head["certificates"] = {whose: end.isoformat() for whose, end in ends.items()}
         click.echo(json.dumps({"running": True, **head, "processes": [report.as_dict() for report in reports]}))
         return 0
     rest = "" if found.rest is None else f"REST {found.rest}\n"
@@ -141,6 +147,8 @@ def status(*, file: Path, state: Path | None, as_json: bool) -> int:
     for report in reports:
         if report.phase != "ready" and report.last_error:
             click.echo(printable_lines(f"\n{report.name}: {report.last_error}"))
+    for line in ending_soon(ends):
+        click.echo(f"\n{line}")
     return 0
 
 

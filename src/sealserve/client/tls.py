@@ -181,9 +181,9 @@ def lost(target: Address, error: BaseException | None, *, heard: bool) -> Connec
     else:
         text = f"{target} closed the connection before it said anything"
         hint = (
-            "In two-way TLS it wants a certificate of this client, by an authority of its owner's: give --crt and "
-            "--key. Otherwise the port may be another one (REST has its own, and wants https://), or the replica "
-            "stopped: try again."
+            "In two-way TLS it wants a certificate of this client that is valid now, by an authority of its owner's: "
+            "give --crt and --key. Otherwise the port may be another one (REST has its own, and wants https://), or "
+            "the replica stopped: try again."
         )
     return ConnectionLostError(text + (f": {why(error)}" if error else ""), hint=hint)
 

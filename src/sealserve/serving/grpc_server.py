@@ -164,15 +164,15 @@ def _quiet_grpc() -> None:
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
     requires = tls.client_ca_pem is not None
-    if not tls.renewable:
-        return grpc.ssl_server_credentials(
-            [_pair(tls)], root_certificates=tls.client_ca_pem, require_client_auth=requires
-        )
+    if not (tls.renewable or requires):
+        return grpc.ssl_server_credentials([_pair(tls)])
     shown = tls.certificate_pem
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
         nonlocal shown
-        if tls.certificate_pem == shown:
+        # With each new configuration gRPC forgets the sessions before: those that resume one, for two days, show no
+        # certificate, also if theirs has ended. Nothing else turns it off. It costs no more than resuming saves.
+        if tls.certificate_pem == shown and not requires:
             return None
         shown = tls.certificate_pem
         return grpc.ssl_server_certificate_configuration([_pair(tls)], tls.client_ca_pem)

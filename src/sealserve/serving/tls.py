@@ -19,7 +19,9 @@ class ServerTls:
     :ivar private_key_pem: of the certificate, not encrypted.
     :ivar certificate_pem: the server's certificate, and after it those that lead to its root, if there are any.
     :ivar client_ca_pem: certificates of which one must have signed every client's; None to ask clients for nothing.
-    :ivar renewable: whether servers made with it follow :meth:`renew`; gRPC asks in every handshake then.
+        Servers take no resumed sessions then: a client's certificate is looked at in every handshake.
+    :ivar renewable: whether servers made with it follow :meth:`renew`. The key must not be wiped then, nor where
+        clients are asked for certificates.
     :raises InputError: something is not PEM, or key and certificate do not belong together.
     """
 

@@ -1,26 +1,23 @@
-"""Exchanges, one at a time, on one TLS connection of asyncio."""
+"""Exchanges, one at a time, on one TLS connection of asyncio; see :mod:`sealserve.client.connection`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import ssl
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
+from sealserve.client.aio.tls import TlsProtocol
 from sealserve.client.connection import no_more_requests
 from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
 from sealserve.client.errors import ConnectionLostError, TargetUnreachableError
-from sealserve.client.http2 import CHUNK
 from sealserve.client.protocols import Exchange, Grpc, Rest, StateMachine
 from sealserve.client.tls import Peer, lost, no_connection, no_session, read_peer
-from sealserve.client.transport import tune
 from sealserve.errors import SealserveError
 
 
-class AsyncConnection(asyncio.Protocol):
+class AsyncConnection(TlsProtocol):
     """Carries one exchange at a time. After an exception from :meth:`run`, also a cancellation, it is closed.
 
     :ivar heard: whether the other end ever said something, beyond the handshake.
@@ -30,12 +27,11 @@ class AsyncConnection(asyncio.Protocol):
     judged: object | None = None
 
     def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
         self._endpoint = endpoint
         self._http: StateMachine = endpoint.protocol.start()
-        self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: SealserveError | None = None
-        self._writable = True
         self.heard = False
 
     @property
@@ -46,7 +42,7 @@ class AsyncConnection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether another exchange can be tried."""
-        return self._transport is not None and self._error is None and self._http.reusable
+        return self._error is None and self._http.reusable
 
     async def run(self, exchange: Exchange, deadline: Deadline) -> Any:
         """Send a request and wait for its answer; see :meth:`sealserve.client.connection.Connection.run`."""
@@ -75,13 +71,10 @@ class AsyncConnection(asyncio.Protocol):
         """Close the connection; further calls fail."""
         self._fail(ConnectionLostError("the connection was closed"))
 
-    # --- what asyncio calls -------------------------------------------------------------------------------------------
+    # --- what its TLS calls -------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=CHUNK)
-
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """See :class:`TlsProtocol`."""
         self.heard = True
         if self._error is not None:
             return
@@ -94,25 +87,22 @@ class AsyncConnection(asyncio.Protocol):
         if self._http.over and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def pause_writing(self) -> None:
-        self._writable = False
-
-    def resume_writing(self) -> None:
-        self._writable = True
+    def writable(self) -> None:
+        """See :class:`TlsProtocol`."""
         self._pump()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(lost(self._endpoint.address, exc, heard=self.heard))
+    def lost(self, error: Exception | None) -> None:
+        """See :class:`TlsProtocol`."""
+        self._fail(lost(self._endpoint.address, error, heard=self.heard))
 
     def _pump(self) -> None:
-        while self._writable and self._transport is not None and (data := self._http.outgoing()):
-            self._transport.write(data)
+        while self._writable and self._error is None and (data := self._http.outgoing()):
+            self.write(data)
 
     def _fail(self, error: SealserveError) -> None:
         if self._error is None:
             self._error = error
-            if self._transport is not None:
-                self._transport.abort()
+            self.abort()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(error)
 
@@ -121,29 +111,23 @@ async def connect(endpoint: Endpoint, deadline: Deadline) -> AsyncConnection:
     """Connect and shake hands; errors as :func:`sealserve.client.transport.connect`."""
     loop = asyncio.get_running_loop()
     address = endpoint.address
-    connection = AsyncConnection(endpoint)
     try:
+        connection = AsyncConnection(endpoint)
         async with bounded(deadline, f"connecting to {address}"):
-            transport, _ = await loop.create_connection(
-                lambda: connection,
-                address.host,
-                address.port,
-                ssl=endpoint.context,
-                server_hostname=endpoint.server_name,
-            )
+            await loop.create_connection(lambda: connection, address.host, address.port)
     except TimeoutError as error:
         raise TargetUnreachableError(
             f"{address} does not answer", hint="Check the address and the firewall between here and there."
         ) from error
-    except (ssl.SSLError, ConnectionResetError, ConnectionAbortedError) as error:
-        raise no_session(address, error) from error
     except (OSError, UnicodeError, ValueError) as error:
         raise no_connection(address, error) from error
     try:
-        plain = transport.get_extra_info("socket")
-        if plain is not None and plain.family != socket.AF_UNIX:
-            tune(plain)
-        connection.peer = read_peer(transport.get_extra_info("ssl_object"), address, endpoint.protocol)
+        async with bounded(deadline, f"shaking hands with {address}"):
+            await connection.shake_hands()
+        connection.peer = read_peer(connection.session, address, endpoint.protocol)
+    except OSError as error:
+        connection.close()
+        raise no_session(address, error) from error
     except BaseException:
         connection.close()
         raise
