@@ -18,12 +18,10 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-import sealserve
+from benchmarks._image_packages import lay_out, link, prune
 from sealserve.deploy import load_deployment
 from sealserve.deploy.images.layout import SEALED_DIRECTORY, ImageLayout
 from sealserve.deploy.images.rendering import render
@@ -69,33 +67,25 @@ class Machine:
 
     directory: Path
     layout: ImageLayout
-    standard_library: Path
 
     @classmethod
     def prepare(cls, directory: Path) -> Machine:
         """Make the directory ready."""
         packages, library, authority = (directory / name for name in ("packages", "library", "broker-ca.pem"))
-        lock = resources.files("sealserve.deploy.images").joinpath("locks/openvino.lock").read_text()
-        for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE):
-            for file in distribution(name).files or ():
-                source = Path(str(file.locate()))
-                if ".." not in file.parts and "__pycache__" not in file.parts and source.is_file():
-                    _link(source, packages / file)
-        shutil.copytree(Path(sealserve.__file__).parent, packages / "sealserve", copy_function=_link)
-        shutil.copytree(_LIBRARY, library, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
-        # As in an image: Gramine tells no dates of files, by which Python would find other bytecode stale.
-        compiling = ["-E", "-m", "compileall", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash"]
-        run(_PYTHON, *compiling, packages, library)
+        lay_out("openvino", packages)
+        shutil.copytree(_LIBRARY, library, copy_function=link, ignore=shutil.ignore_patterns("__pycache__"))
+        for modules in (packages, library):
+            prune(_PYTHON, modules)
         authority.write_text("-----BEGIN CERTIFICATE-----\n")
         layout = ImageLayout(
             python=str(_PYTHON),
-            standard_library=str(_LIBRARY),
+            standard_library=str(library),
             packages=str(packages),
             libraries="/usr/lib/x86_64-linux-gnu",
             gramine=gramine_directory(),
             broker_ca=str(authority),
         )
-        return cls(directory, layout, library)
+        return cls(directory, layout)
 
     def inside(
         self, name: str, arguments: Sequence[str], sealed: Path, mounts: Sequence[dict[str, str]] = (), **keys: str
@@ -117,7 +107,7 @@ class Machine:
         allowed = "".join(f"{json.dumps(mount['uri'] + '/')}, " for mount in mounts if "type" not in mount)
         text = text.replace("sgx.allowed_files = [", f"sgx.allowed_files = [{allowed}", 1)
         text = text.replace(f'"file:{SEALED_DIRECTORY}', f'"file:{sealed}')
-        text = text.replace(f'"file:{_LIBRARY}', f'"file:{self.standard_library}')
+        text = text.replace(f'path = "{self.layout.standard_library}"', f'path = "{_LIBRARY}"')
         text += "".join(f"fs.insecure__keys.{key} = {json.dumps(value)}\n" for key, value in keys.items())
         source, path = self.directory / f"{name}.rendered", self.directory / name
         source.write_text(text)
@@ -174,11 +164,3 @@ def started(command: list[str], environment: dict[str, str], log: Path) -> Itera
 
 def _written(mounts: Sequence[dict[str, str]]) -> str:
     return "".join(f"\n  {{ {', '.join(f'{key} = {json.dumps(mount[key])}' for key in mount)} }}," for mount in mounts)
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import lzma
 import re
+import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
-from importlib import metadata
 from pathlib import Path
+
+from benchmarks._image_packages import lay_out, prune
 
 ARCHIVE = "http://archive.ubuntu.com/ubuntu/dists"
 
@@ -76,20 +78,9 @@ def _names(text: str) -> list[list[str]]:
     ]
 
 
-def wheels(lock: Path, *, without: Iterable[str] = ()) -> tuple[int, list[str]]:
-    """Bytes of the packages that a lock file names, as they are installed here; and those that are not.
-
-    :param without: patterns of files that do not count.
-    """
-    patterns = list(without)
-    total, missing = 0, []
-    for name in re.findall(r"^([a-z0-9.-]+)(?:\[[a-z,]+\])?==", lock.read_text(), re.MULTILINE):
-        try:
-            files = metadata.distribution(name).files or []
-        except metadata.PackageNotFoundError:
-            missing.append(name)
-            continue
-        named = (file for file in files if not any(fnmatch(str(file), pattern) for pattern in patterns))
-        kept = (file.locate() for file in named if "__pycache__" not in file.parts)
-        total += sum(Path(str(path)).stat().st_size for path in kept if Path(str(path)).is_file())
-    return total, missing
+def packages(engine: str) -> tuple[int, list[str]]:
+    """Bytes of the Python packages in a replica's image, bytecode and all; and which are not installed here."""
+    with tempfile.TemporaryDirectory() as name:
+        missing = lay_out(engine, Path(name))
+        prune(sys.executable, Path(name))
+        return sum(path.stat().st_size for path in Path(name).rglob("*") if path.is_file()), missing

@@ -4,7 +4,8 @@ Sizes are arithmetic: what Ubuntu's package index and Python's package lists say
 Dockerfile: Ubuntu 20.04, the packages that build Gramine, recommended ones among them) that is a lower bound: Gramine's
 sources and what they are built into, Intel's packages and TensorFlow Serving itself, which is installed twice, are not
 counted. For ours it is everything; Gramine's own package, whose repository publishes no size elsewhere, is counted with
-64 MiB. Compiled modules (about as much again as Python sources have) are counted for neither.
+64 MiB. Compiled modules (about as much again as Python sources have) are counted for ours alone, where they are in the
+place of the sources.
 """
 
 from __future__ import annotations
@@ -19,16 +20,14 @@ import urllib.error
 from pathlib import Path
 from typing import Any
 
-from benchmarks._image_sizes import Distribution, wheels
+from benchmarks._image_sizes import Distribution, packages
 from sealserve.deploy.images.context import render_context
-from sealserve.deploy.images.dockerfile import NEVER_LOADED
 from sealserve.deploy.images.lint import lint, read_manifest
 
 TARGET_SECONDS = 2.0
 GRAMINE = 64 << 20
 MODEL_SERVER = 80_000_000
 """Bytes that tensorflow_model_server has at the least: in 2018 its two Debian packages had 175 MB, compressed."""
-LOCKS = Path(__file__).parents[1] / "src/sealserve/deploy/images/locks"
 # What Gramine's Debian package depends on, beside ours.
 OURS = ["libcurl4t64", "libprotobuf-c1", "python3"]
 OURS += [
@@ -62,10 +61,9 @@ def sizes() -> dict[str, Any]:
     }
     # The server itself is in neither sum.
     ours: dict[str, Any] = {"tensorflow-serving": {"parts": system, "total": sum(system.values())}}
-    removed = [f"openvino/{name}*" for row in NEVER_LOADED for name in row.split()]
     for engine in ("openvino", "tensorflow"):
-        packages, missing = wheels(LOCKS / f"{engine}.lock", without=removed)
-        parts = {**system, "python packages": packages}
+        python, missing = packages(engine)
+        parts = {**system, "python packages": python}
         ours[engine] = {"parts": parts, "total": sum(parts.values()), "not installed here": missing}
     parts = {
         "ubuntu 20.04": focal.size(seed_base),

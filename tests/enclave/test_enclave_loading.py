@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from replica_parties import MOUNT, write_model
 
 from sealserve.broker.grant import ModelGrant
+from sealserve.enclave import loading
 from sealserve.enclave.loading import Storage
 from sealserve.errors import ConfigurationError
 from sealserve.sealing import generate_wrap_key, read_wrap_key, seal_model
@@ -57,3 +60,26 @@ def test_an_argument_that_cannot_be_is_named(sealed: tuple[Storage, ModelGrant, 
     with pytest.raises(ConfigurationError) as refused:
         storage.load(model, key, {name: value})
     assert name in refused.value.message or value in refused.value.message
+
+
+def test_more_threads_than_the_manifest_has_room_for_are_refused(sealed: tuple[Storage, ModelGrant, Secret]) -> None:
+    storage, model, key = sealed
+    narrow = replace(storage, most_threads=2)
+    with pytest.raises(ConfigurationError, match="threads is 3, and this replica was made for at most 2"):
+        narrow.load(model, key, {"threads": "3"})
+    narrow.load(model, key, {"threads": "2"}).close()
+
+
+@pytest.mark.parametrize(("processors", "used"), [(64, 2), (1, 1)])
+def test_a_grant_without_threads_takes_no_more_than_there_is_room_for(
+    sealed: tuple[Storage, ModelGrant, Secret], monkeypatch: pytest.MonkeyPatch, processors: int, used: int
+) -> None:
+    storage, model, key = sealed
+    given = []
+    create = loading.create_engine
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    monkeypatch.setattr(
+        loading, "create_engine", lambda name, **options: given.append(options["threads"]) or create(name, **options)
+    )
+    replace(storage, most_threads=2).load(model, key, {}).close()
+    assert given == [used]

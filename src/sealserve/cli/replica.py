@@ -37,6 +37,9 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--server-name", required=True, help="DNS name in the certificate, by which the gateway routes.")
 @click.option("--broker-timeout", default=30.0, show_default=True, help="Seconds to keep trying to reach a broker.")
 @click.option("--stop-grace", default=10.0, show_default=True, help="Seconds for requests in flight after SIGTERM.")
+@click.option(
+    "--most-threads", type=click.IntRange(min=1), help="Refuse a grant that has more threads compute. Measured."
+)
 @click.option("--json-logs", is_flag=True, help="Log as JSON lines.")
 def replica(
     *,
@@ -52,6 +55,7 @@ def replica(
     server_name: str,
     broker_timeout: float,
     stop_grace: float,
+    most_threads: int | None,
     json_logs: bool,
 ) -> None:
     """Attest to the key broker, unseal the model in memory, and serve it."""
@@ -74,5 +78,6 @@ def replica(
             broker_timeout=broker_timeout,
             stop_grace=stop_grace,
             rest_listen=rest_listen,
+            most_threads=most_threads,
         )
     )

@@ -78,7 +78,7 @@ class _Replica:
                 receipt_key=receipts.public_key,
                 shared_tls_key=tls.shared,
             )
-            model = GrantedModel(self._core, attestation, Storage(self._settings.sealed))
+            model = GrantedModel(self._core, attestation, Storage(self._settings.sealed, self._settings.most_threads))
             await engine
             await self._load(model, first)
         finally:

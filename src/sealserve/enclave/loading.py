@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ _log = get_logger(__name__)
 class Storage:
     """Where the host keeps the sealed model. Nothing of it is trusted.
 
-    :param sealed: the directory.
+    :param sealed: the directory. :param most_threads: how many may compute; None: as many as there are processors.
     """
 
     sealed: Path
+    most_threads: int | None = None
 
     def open(self, model: ModelGrant, key: Secret) -> SealedModel:
         """Check that it holds this very model, sealed under this key; contents are checked when they are read.
@@ -55,7 +57,7 @@ class Storage:
                 f"the sealed model has no version {model.version}, which the key broker says to serve",
                 hint="Seal the model with that version, or change the version in the broker's grant.",
             )
-        engine, batching = _engine(arguments), _batching(arguments)
+        engine, batching = _engine(arguments, self.most_threads), _batching(arguments)
         with MemoryFiles() as files:
             for name in names:
                 with files.add(name.removeprefix(version)) as file:
@@ -88,12 +90,24 @@ def _batching(arguments: Mapping[str, str]) -> BatchingParameters | None:
     return None if text is None else BatchingParameters.from_text(text, source="the grant's argument batching")
 
 
-def _engine(arguments: Mapping[str, str]) -> Engine:
-    """The engine that the owner chose. It is never the host's choice: arguments come with the grant."""
+def _engine(arguments: Mapping[str, str], most_threads: int | None) -> Engine:
+    """The engine that the owner chose. It is never the host's choice: arguments come with the grant.
+
+    An enclave has room for as many threads as its manifest says, and one more ends it in the middle of a request.
+    """
     try:
         threads = int(arguments.get("threads", "0"))
     except ValueError:
         raise ConfigurationError(f"threads is no number: {arguments['threads']!r}") from None
+    if most_threads is not None:
+        if threads > most_threads:
+            raise ConfigurationError(
+                f"the grant's argument threads is {threads}, and this replica was made for at most {most_threads}",
+                hint="Lower it in the broker's grant, or raise replicas.threads in deployment.yaml and build the image "
+                "again.",
+            )
+        if threads <= 0:
+            threads = min(most_threads, os.cpu_count() or 1)
     return create_engine(
         arguments.get("engine", DEFAULT_ENGINE),
         precision=arguments.get("precision", "f32"),

@@ -16,6 +16,7 @@ class ReplicaSettings:
     :param platform: directory of the simulated platform, for ``simulated`` alone.
     :param broker_timeout: seconds to keep trying for a grant.
     :param stop_grace: seconds that requests in flight have after SIGTERM.
+    :param most_threads: how many threads of the engine there is room for; None where there is no such limit.
     """
 
     name: str
@@ -30,3 +31,4 @@ class ReplicaSettings:
     broker_timeout: float = 30.0
     stop_grace: float = 10.0
     rest_listen: str | None = None
+    most_threads: int | None = None

@@ -70,6 +70,21 @@ def test_a_broker_gets_its_state_and_no_device() -> None:
     assert not [word for word in command if "sgx" in word or "aesm" in word]
 
 
+@pytest.mark.parametrize("publish", ["", "0.0.0.0:1", "localhost", "1.2.3.4:1 --privileged", "-"])
+def test_ports_are_published_at_an_address_and_nowhere_else(publish: str) -> None:
+    with pytest.raises(InputError, match="no IP address"):
+        Engine("docker").run(BROKER, mounts=[(Path("/b"), "/state")], publish=publish)
+
+
+@pytest.mark.parametrize("name", ["a:b", "a,target=/etc", 'a"b'])
+def test_a_name_that_an_engine_would_take_apart_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="a comma, colon or quote"):
+        Engine("docker").run(BROKER, mounts=[(Path("/", name), "/state")])
+    for key, output in ((Path("/", name), Path("/out")), (Path("/key.pem"), Path("/", name))):
+        with pytest.raises(InputError, match="a comma, colon or quote"):
+            Engine("podman").sign(REPLICA, key, output)
+
+
 def test_buildah_runs_nothing() -> None:
     with pytest.raises(MachineError, match="does not run"):
         Engine("buildah").run(CLIENT)
@@ -128,6 +143,12 @@ def test_a_signing_key_is_what_sgx_demands_and_the_owners_alone(signing_key) -> 
     assert stat.S_IMODE(signing_key.stat().st_mode) == 0o600
     with pytest.raises(KeyFileError, match="there already"):
         generate_signing_key(signing_key)
+
+
+def test_a_signing_key_that_is_not_there_is_said_to_be_one(tmp_path) -> None:
+    with pytest.raises(KeyFileError, match="no signing key") as refused:
+        check_signing_key(tmp_path / "enclave.pem")
+    assert "--new-key" in (refused.value.hint or "")
 
 
 def test_another_kind_of_key_is_refused_before_anything_is_built(tmp_path) -> None:
@@ -191,6 +212,7 @@ def test_signing_lends_the_key_and_keeps_what_the_engine_puts_out(
     assert out.is_dir()
 
 
-def test_the_scripts_of_the_context_are_shell(tmp_path) -> None:
-    script = Path(__file__).parents[3] / "src/sealserve/deploy/images/files/fetch-key.sh"
+@pytest.mark.parametrize("name", ["fetch-key.sh", "prune.sh"])
+def test_the_scripts_of_the_context_are_shell(name) -> None:
+    script = Path(__file__).parents[3] / "src/sealserve/deploy/images/files" / name
     assert subprocess.run(["/bin/sh", "-n", script], check=False).returncode == 0

@@ -7,6 +7,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+import time
 import urllib.request
 from datetime import timedelta
 
@@ -122,6 +123,19 @@ def test_a_tag_is_resolved_with_a_token(registry) -> None:
     manifest = "/v2/team/a/manifests/1"
     token = "/token?service=registry&scope=repository%3Ateam%2Fa%3Apull"
     assert registry.asked == [("HEAD", manifest, None), ("GET", token, None), ("HEAD", manifest, "Bearer t0ken")]
+
+
+def test_an_address_for_tokens_keeps_its_own_query(registry) -> None:
+    registry.realm = "/token?account=public"
+    assert registry.resolve() == DIGEST
+    assert registry.asked[1][1].startswith("/token?account=public&service=registry&")
+
+
+def test_a_long_challenge_takes_no_time(registry) -> None:
+    registry.realm = f'/token",{"a" * 60_000}'
+    started = time.monotonic()
+    assert registry.resolve() == DIGEST
+    assert time.monotonic() - started < 10
 
 
 def test_a_registry_that_says_no_digest_has_its_manifest_hashed(registry) -> None:

@@ -264,6 +264,41 @@ def test_both_branches_of_a_template_are_read() -> None:
     assert ("debug-enclave", 5) in {(finding.rule.name, finding.line) for finding in _lint(text)}
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if a %}sgx.debug = false\n{% elif b %}sgx.debug = true\n{% else %}sgx.debug = false\n{% endif %}",
+        "{% if a %}{% if b %}\n{% else %}sgx.debug = true\n{% endif %}{% else %}sgx.debug = false\n{% endif %}",
+        "{% if a %}{% for b in c %}{% else %}{% endfor %}sgx.debug = true\n{% else %}sgx.debug = false\n{% endif %}",
+        'loader.env.A = "{#"\nsgx.debug = true\nloader.env.B = "#}"',  # strings, for Gramine
+    ],
+)
+def test_no_branch_and_no_comment_of_a_template_hides_anything(template: str) -> None:
+    assert "debug-enclave" in _names(template)
+
+
+@pytest.mark.parametrize("tag", ['{% include "more" %}', "{%- import x as y %}", '{% extends "base" %}'])
+def test_a_template_that_takes_in_another_is_refused(tag: str) -> None:
+    with pytest.raises(InputError, match="another template"):
+        _lint(f"sgx.debug = false\n{tag}\n")
+
+
+@pytest.mark.parametrize("uri", ["file:/../", "file:/..", "file:..", "file:../../", "file:/x/../", "file:///", "file:"])
+def test_no_spelling_of_a_whole_tree_makes_it_a_single_file(uri: str) -> None:
+    assert "allowed-everything" in _names(f'sgx.allowed_files = ["{uri}"]')
+    assert "broad-trust" in _names(f'sgx.trusted_files = ["{uri}"]')
+
+
+def test_a_device_that_is_mounted_is_seen_as_well() -> None:
+    assert "allowed-device" in _names('fs.mounts = [{ path = "/dev/x", uri = "dev:/dev/x" }]')
+
+
+def test_files_that_are_protected_in_the_old_way_are_seen_as_encrypted() -> None:
+    found = _lint('\nsgx.protected_files = [\n  "file:models/resnet/1/saved_model.pb",\n]\n')
+    lines = {finding.rule.name: finding.line for finding in found}
+    assert (lines["partly-sealed-model"], lines["older-files"]) == (3, 2)
+
+
 def test_a_signed_manifest_is_read_as_well() -> None:
     text = SOUND.replace('["file:/usr/bin/server"]', '[{ uri = "file:/usr/bin/server", sha256 = "' + 64 * "a" + '" }]')
     assert _lint(text) == []

@@ -72,6 +72,16 @@ def test_a_policy_that_is_not_there_is_made_and_accepts_the_image(tmp_path: Path
     assert lockout_reasons(path, isv_prod_id=7, isv_svn=3, mrsigner=image.mrsigner) == []
 
 
+@pytest.mark.parametrize("policy", [None, COMMENTED])
+def test_a_file_name_adds_nothing_to_a_policy(tmp_path: Path, policy: str | None) -> None:
+    path = tmp_path / "policy.yaml"
+    if policy is not None:
+        path.write_text(policy)
+    before = 0 if policy is None else len(load_yaml(path, PolicyDocument).enclaves)
+    add_reference(path, _image(), accept="build", source=f'replica\n  - mrenclave: "{"c" * 64}"\n#.sig')
+    assert len(load_yaml(path, PolicyDocument).enclaves) == before + 1
+
+
 def test_a_link_and_the_permissions_of_a_policy_stay(tmp_path: Path) -> None:
     path, link = tmp_path / "policy.yaml", tmp_path / "link.yaml"
     path.write_text(COMMENTED)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_deployments import deployment
 
-from sealserve.deploy.images.rendering import plan_for
+from sealserve.deploy.images.rendering import plan_for, render
 from sealserve.deploy.images.sizing import model_bytes, plan_enclave
 from sealserve.errors import ConfigurationError, InputError, ModelError
 
@@ -102,3 +103,21 @@ def test_the_largest_version_counts(tmp_path: Path) -> None:
 def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         model_bytes(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("cloud", "size", "warning"),
+    [
+        ("azure-dcsv3", "4G", None),
+        ("azure-dcsv3", "8G", r"larger than the protected memory \(EPC\) of Standard_DC1s_v3 \(4 GiB\): take a larger"),
+        ("azure-dcsv3", "512G", r"of every machine of Microsoft Azure DCsv3 .*Standard_DC48s_v3 \(256 GiB\)\. What"),
+        ("bare-metal", "512G", None),
+    ],
+)
+def test_machines_of_the_cloud_that_are_too_small_are_named(cloud: str, size: str, warning: str | None) -> None:
+    deployed = deployment(cloud=cloud, image={"enclave_size": size, "brokers": ["broker.example:4433"]})
+    _, warnings = render(deployed, model_size=1000)
+    assert bool(warnings) == (warning is not None)
+    assert warning is None or re.search(warning, warnings[0])
+    # Who says what the machine has is not told what others have.
+    assert not any("every machine" in text for text in render(deployed, model_size=1000, epc="1T")[1])

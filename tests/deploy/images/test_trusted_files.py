@@ -63,6 +63,10 @@ def _image(root: Path) -> None:
     _file(root, f"{LAYOUT.standard_library}/site-packages/other.py")
     _elf(root / f"{LAYOUT.packages}/engine/core.so".lstrip("/"), "libown.so.1", "libtbb.so.2", search="$ORIGIN/libs")
     _file(root, f"{LAYOUT.packages}/engine/libs/libown.so.1")
+    _file(root, f"{LAYOUT.packages}/single.pyc")
+    _file(root, f"{LAYOUT.packages}/bin/tool")
+    for name in ("METADATA", "RECORD", "entry_points.txt", "licenses/LICENSE"):
+        _file(root, f"{LAYOUT.packages}/engine-1.dist-info/{name}")
     _file(root, f"{LAYOUT.libraries}/libz.so.1")
     _elf(root / f"{LAYOUT.libraries}/libtbb.so.2".lstrip("/"), "libdl.so.2", "libmissing.so.9")
     _file(root, f"{LAYOUT.libraries}/libdl.so.2.0")
@@ -83,7 +87,10 @@ def test_only_what_is_loaded_is_trusted(tmp_path: Path) -> None:
             f"file:{LAYOUT.runtime}/",
             f"file:{LAYOUT.broker_ca}",
             f"file:{LAYOUT.python}",
-            f"file:{LAYOUT.packages}/",
+            f"file:{LAYOUT.packages}/engine/",
+            f"file:{LAYOUT.packages}/engine-1.dist-info/METADATA",
+            f"file:{LAYOUT.packages}/engine-1.dist-info/entry_points.txt",
+            f"file:{LAYOUT.packages}/single.pyc",
             f"file:{LAYOUT.standard_library}/json/",
             f"file:{LAYOUT.standard_library}/os.py",
             f"file:{LAYOUT.libraries}/libz.so.1",

@@ -159,6 +159,8 @@ def _replica_files(deployment_file: Path, deployment: Deployment) -> dict[str, b
         "Dockerfile.sign": render_signing_dockerfile(),
         "Dockerfile.signed": render_signed_dockerfile(),
     }
+    if deployment.model.engine != "tensorflow-serving":
+        files["prune.sh"] = _packaged("files/prune.sh")
     # Our own server gets it with its grant.
     if deployment.model.batching is not None and deployment.model.engine == "tensorflow-serving":
         files["batching.pbtxt"] = read_file(deployment.model.batching)

@@ -27,14 +27,6 @@ STATE: Final = "/state"
 DIRECTORY: Final = "/opt/replica"
 """Where ``gramine-sgx replica`` finds the manifest and the signature."""
 
-_OTHER_MODELS = ("gguf", "jax", "onnx", "paddle", "pytorch", "tensorflow_lite")
-NEVER_LOADED: Final = (
-    "include cmake libs/cache.json",
-    "libs/libopenvino_intel_gpu_plugin.so libs/libopenvino_intel_npu_plugin.so",
-    *(f"libs/libopenvino_{name}_frontend.so*" for name in _OTHER_MODELS),
-)
-"""Patterns of files of OpenVINO's package that are not in an image, several in a row."""
-
 _USER: Final = "10001:10001"
 _CLEAN: Final = "rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*"
 
@@ -110,12 +102,18 @@ ENV LC_ALL=C.UTF-8
 def _packages(parts: ImageParts) -> str:
     python, target = parts.layout.python, parts.layout.packages
     own = parts.kind == "replica" and parts.model_server is None
-    removed = " \\\n        ".join(NEVER_LOADED)
-    smaller = f"""\
-# Parts of OpenVINO, 80 MB, that no replica loads: other devices than the CPU, other models than TensorFlow's.
-RUN cd {target}/openvino && rm -r \\
-        {removed}
+    compiled = (
+        f"""\
+# No headers, tests and stubs, no source, and of OpenVINO what a replica loads.
+COPY prune.sh /build/
+RUN sh /build/prune.sh {python} {target}
 """
+        if own
+        else f"""\
+# The bytecode says nothing of dates: two builds are the same.
+RUN PYTHONHASHSEED=0 {python} -m compileall -q -j 1 --invalidation-mode unchecked-hash {target}
+"""
+    )
     return f"""\
 # Python packages. Nothing is compiled: every file has a digest in requirements.txt.
 FROM base AS packages
@@ -127,9 +125,7 @@ WORKDIR /build
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \\
     {python} -m pip install --no-cache-dir --no-compile --no-deps --require-hashes --only-binary :all: \\
         --target {target} -r requirements.txt
-{smaller if own else ""}# The bytecode says nothing of dates: it is a measured file, like its source.
-RUN PYTHONHASHSEED=0 {python} -m compileall -q -j 1 --invalidation-mode unchecked-hash {target}
-"""
+{compiled}"""
 
 
 def _keys() -> str:
@@ -148,7 +144,10 @@ def _file_system(parts: ImageParts) -> str:
     layout = parts.layout
     if parts.model_server is None:
         python, content = " python3.12", f"COPY --from=packages {layout.packages} {layout.packages}\n"
+        lent = "--mount=type=bind,from=packages,source=/build,target=/mnt \\\n    "
+        pruned = f" \\\n    && sh /mnt/prune.sh {layout.python} {layout.standard_library}"
     else:
+        lent = pruned = ""
         python, content = "", f"COPY --from=model_server {layout.model_server} {layout.model_server}\n"
     content += f"COPY --chmod=0444 batching.pbtxt {layout.batching}\n" if parts.batching else ""
     before = "" if parts.model_server is None else f"FROM {parts.model_server} AS model_server\n\n"
@@ -158,8 +157,8 @@ FROM base AS file_system
 COPY --from=keys /build/gramine.gpg /etc/apt/keyrings/gramine.gpg
 COPY gramine.sources /etc/apt/sources.list.d/
 COPY --from=keys /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
-RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \\
-        'gramine={GRAMINE_VERSION}*'{python} && {_CLEAN}
+RUN {lent}apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \\
+        'gramine={GRAMINE_VERSION}*'{python} && {_CLEAN}{pruned}
 {content}COPY --chmod=0444 broker-ca.pem {layout.broker_ca}
 """
 

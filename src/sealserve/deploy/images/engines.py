@@ -7,14 +7,16 @@ stay.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal, Self, get_args
 
+from sealserve.deploy.clouds.profile import Devices
 from sealserve.deploy.images.context import Context
 from sealserve.deploy.images.dockerfile import BROKER_PORT, STATE
 from sealserve.deploy.images.layout import GRPC_PORT, REST_PORT
@@ -25,8 +27,8 @@ NAMES: Final[tuple[Name, ...]] = get_args(Name)
 
 Command = Sequence[str]
 
-_DEVICES: Final = ("/dev/sgx_enclave", "/dev/sgx_provision")
-_AESM: Final = "/var/run/aesmd"  # the directory: a daemon that starts anew makes another socket
+_DEVICES: Final = Devices()  # the same in all clouds
+_AESM: Final = str(PurePosixPath(_DEVICES.aesm_socket).parent)  # a daemon that starts anew makes another socket
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Engine:
         :param pip_config: a ``pip.conf`` that names the package index; it is in no layer.
         """
         tag = context.unsigned_image if context.kind == "replica" else context.image
-        secrets = [] if pip_config is None else ["--secret", f"id=pip,src={pip_config}"]
+        secrets = [] if pip_config is None else ["--secret", f"id=pip,src={_named(pip_config)}"]
         return [self._build(context.directory / "Dockerfile", context.directory, "--tag", tag, *secrets)]
 
     def sign(self, context: Context, key: Path, signature: Path) -> list[Command]:
@@ -78,7 +80,7 @@ class Engine:
                 context.directory,
                 *unsigned,
                 *("--no-cache", "--network", "none", "--target", "signature"),
-                *("--secret", f"id=enclave-key,src={key}", "--output", f"type=local,dest={signature}"),
+                *("--secret", f"id=enclave-key,src={_named(key)}", "--output", f"type=local,dest={_named(signature)}"),
             ),
             self._build(context.directory / "Dockerfile.signed", signature, *unsigned, "--tag", context.image),
         ]
@@ -96,19 +98,20 @@ class Engine:
         :param mounts: directory here and path in the container. They are read-only, but for a broker's :data:`STATE`.
         :param publish: the address at which its ports are reached.
         :raises MachineError: the engine is Buildah.
+        :raises InputError: ``publish`` is no address, or a directory's name is one that engines take apart.
         """
         if self.name == "buildah":
             raise MachineError("buildah builds images and does not run them", hint="Use --engine docker or podman.")
         command = [self.name, "run", "--rm", "--pull=never", "--read-only"]
         command += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp"]
         if context.kind == "replica":
-            for device in _DEVICES:
+            for device in (_DEVICES.enclave, _DEVICES.provision):
                 command += [f"--device={device}", *_group_of(device)]
             command.append(f"--volume={_AESM}:{_AESM}")
         for port in _ports(context):
-            command.append(f"--publish={f'[{publish}]' if ':' in publish else publish}:{port}:{port}")
+            command.append(f"--publish={_address(publish)}:{port}:{port}")
         for source, target in mounts:
-            command.append(f"--volume={source}:{target}{'' if target == STATE else ':ro'}")
+            command.append(f"--volume={_named(source)}:{target}{'' if target == STATE else ':ro'}")
         return [*command, context.image, *arguments]
 
     def _build(self, dockerfile: Path, directory: Path, *options: str) -> Command:
@@ -124,6 +127,27 @@ def _ports(context: Context) -> tuple[int, ...]:
             return (BROKER_PORT,)
         case "client":
             return ()
+
+
+def _address(text: str) -> str:
+    # Without an address, engines publish a port at all of the machine's.
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise InputError(
+            f"--publish {text!r} is no IP address", hint="127.0.0.1 is this machine alone, 0.0.0.0 all that reach it."
+        ) from None
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _named(path: Path) -> Path:
+    """A path in an engine's option, where commas and colons separate.
+
+    :raises InputError: it has some.
+    """
+    if set(str(path)) & set(',:"\n'):
+        raise InputError(f"{path} has a comma, colon or quote in its name, which container engines take for their own")
+    return path
 
 
 def _group_of(device: str) -> list[str]:

@@ -155,7 +155,8 @@ def _enclave(deployment: Deployment, plan: EnclavePlan) -> Iterator[str]:
     yield from _comment(f"{plan.threads_reason}. One more at a time, and the replica fails.")
     if deployment.model.engine != "tensorflow-serving":
         yield from _comment(
-            f"The key broker's grant says how many compute: give it the argument `threads`, at most {plan.computing}."
+            f"The key broker's grant says how many compute (its argument `threads`); more than {plan.computing} are "
+            "refused."
         )
     yield f"sgx.max_threads = {plan.max_threads}"
     yield from _comment(

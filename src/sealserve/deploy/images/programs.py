@@ -75,10 +75,10 @@ def program_of(deployment: Deployment, plan: EnclavePlan, layout: ImageLayout) -
             hint="Name the brokers' addresses under image.brokers, or give broker.listen a port.",
         )
     own = deployment.model.engine != "tensorflow-serving"
-    return _own_server(deployment, layout) if own else _tensorflow_serving(deployment, plan, layout)
+    return _own_server(deployment, plan, layout) if own else _tensorflow_serving(deployment, plan, layout)
 
 
-def _own_server(deployment: Deployment, layout: ImageLayout) -> Program:
+def _own_server(deployment: Deployment, plan: EnclavePlan, layout: ImageLayout) -> Program:
     brokers = [option for address in brokers_of(deployment) for option in ("--broker", str(address))]
     rest = ["--rest-listen", f"{_EVERYWHERE}:{REST_PORT}"] if deployment.gateway.rest_listen else []
     return Program(
@@ -89,7 +89,7 @@ def _own_server(deployment: Deployment, layout: ImageLayout) -> Program:
             *("--tee", "sgx", "--deployment", deployment.name),
             *("--listen", f"{_EVERYWHERE}:{GRPC_PORT}", *rest),
             *("--server-name", deployment.tls.server_name),
-            *("--sealed", SEALED_DIRECTORY),
+            *("--sealed", SEALED_DIRECTORY, "--most-threads", str(plan.computing)),
             *(*brokers, "--broker-ca", layout.broker_ca, "--json-logs"),
         ),
         environment={

@@ -17,6 +17,7 @@ from sealserve.deploy.images.sigstruct import Sigstruct
 from sealserve.errors import ConfigurationError, InputError, TrustError
 from sealserve.evidence.policy import EnclaveReference, PolicyDocument
 from sealserve.files import read_file, write_atomically
+from sealserve.logs import printable
 
 Accept = Literal["build", "signer"]
 
@@ -135,7 +136,7 @@ def _named(accept: Accept) -> str:
 
 def _entry(reference: EnclaveReference, source: str, *, indent: int) -> str:
     pad = " " * indent
-    lines = [f"{pad}# {source}"]
+    lines = [f"{pad}# {printable(source)}"]  # with a file name that somebody else chose
     lead = f"{pad}- "
     # In quotes: digits alone would be a number in YAML.
     for name, value in reference.model_dump(exclude_none=True).items():

@@ -27,6 +27,7 @@ _MANIFESTS: Final = (
 _LARGEST_MANIFEST: Final = 4 << 20  # what the specification asks registries to take
 _LARGEST_TOKEN: Final = 64 << 10
 _SECONDS: Final = 20.0
+_PARAMETER = re.compile(r'\b(\w+)="([^"]*)"')
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REFERENCE = re.compile(
@@ -106,7 +107,7 @@ class _Registry:
         answer, body = self._once(method, url, limit)
         challenge = answer.headers.get("WWW-Authenticate", "")
         if answer.status == 401 and self._token is None and challenge.lower().startswith("bearer "):
-            self._token = self._fetch_token(dict(re.findall(r'(\w+)="([^"]*)"', challenge)))
+            self._token = self._fetch_token(dict(_PARAMETER.findall(challenge)))
             answer, body = self._once(method, url, limit)
         return answer, body
 
@@ -128,7 +129,9 @@ class _Registry:
         if realm.scheme != "https" and not (self._insecure_http and realm.scheme == "http"):
             raise RegistryError("the registry sends callers for a token to an address without TLS")
         query = urlencode([(key, challenge[key]) for key in ("service", "scope") if key in challenge])
-        answer, body = self._once("GET", f"{realm.geturl()}?{query}", _LARGEST_TOKEN, token=False)
+        answer, body = self._once(
+            "GET", f"{realm.geturl()}{'&' if realm.query else '?'}{query}", _LARGEST_TOKEN, token=False
+        )
         try:
             content = json.loads(body) if answer.status == 200 else {}
             token = content.get("token") or content.get("access_token")

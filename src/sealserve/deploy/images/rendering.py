@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from sealserve.deploy.clouds import load_profile
 from sealserve.deploy.deployment import Deployment
 from sealserve.deploy.image_section import parse_size
 from sealserve.deploy.images.layout import ImageLayout
@@ -62,10 +63,31 @@ def render(
     text = render_manifest(deployment, plan, layout=layout, trusted_files=trusted)
     return text, (
         *plan.warnings,
+        *(_too_small_machines(deployment, plan) if epc is None else ()),
         *_unreachable_brokers(deployment),
         *_weaknesses(text),
         *policy_warnings(deployment, policy),
     )
+
+
+def _too_small_machines(deployment: Deployment, plan: EnclavePlan) -> Iterator[str]:
+    """Which sizes of the deployment's cloud have less protected memory than the enclave."""
+    if deployment.cloud is None:
+        return
+    profile = load_profile(deployment.cloud)
+    sizes = {one.name: one.epc_gib for one in profile.instances if one.epc_gib is not None}
+    small = [f"{name} ({gib} GiB)" for name, gib in sizes.items() if gib << 30 < plan.size]
+    if small and len(small) == len(sizes):
+        yield (
+            f"the enclave of {plan.size_text} is larger than the protected memory (EPC) of every machine of "
+            f"{profile.title}: {', '.join(small)}. What does not fit is swapped, encrypted, and slow: serve a smaller "
+            "model, or set image.enclave_size."
+        )
+    elif small:
+        yield (
+            f"the enclave of {plan.size_text} is larger than the protected memory (EPC) of {', '.join(small)}: take a "
+            f"larger machine of {profile.title}"
+        )
 
 
 def _unreachable_brokers(deployment: Deployment) -> Iterator[str]:

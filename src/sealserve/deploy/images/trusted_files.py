@@ -24,6 +24,7 @@ _NOT_SERVED = frozenset(
     {"dist-packages", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tkinter", "turtledemo", "venv"}
 )
 """Parts of Python's standard library that no server imports, and directories of other people's packages in it."""
+_METADATA = ("METADATA", "entry_points.txt")
 
 
 def find_trusted_files(root: Path, layout: ImageLayout, *, tensorflow_serving: bool, batching: bool) -> list[str]:
@@ -42,7 +43,7 @@ def find_trusted_files(root: Path, layout: ImageLayout, *, tensorflow_serving: b
         modules: list[str] = []
     else:
         programs = [layout.python]
-        found += [f"file:{layout.python}", f"file:{layout.packages}/", *_standard_library(root, layout)]
+        found += [f"file:{layout.python}", *_packages(root, layout), *_standard_library(root, layout)]
         modules = [layout.standard_library, layout.packages]
     for path in [layout.runtime, layout.broker_ca, *programs, *modules]:
         if not _inside(root, path).exists():
@@ -64,7 +65,22 @@ def _standard_library(root: Path, layout: ImageLayout) -> Iterator[str]:
         return
     for entry in sorted(directory.iterdir()):
         if entry.name not in _NOT_SERVED and not entry.name.startswith("config-"):  # for compiling extensions
-            yield f"file:{layout.standard_library}/{entry.name}{'/' if entry.is_dir() else ''}"
+            yield _uri(layout.standard_library, entry)
+
+
+def _packages(root: Path, layout: ImageLayout) -> Iterator[str]:
+    """All but scripts, licences and lists of files; ``importlib.metadata`` goes on working."""
+    directory = _inside(root, layout.packages)
+    for entry in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if entry.suffix == ".dist-info":
+            path = f"{layout.packages}/{entry.name}"
+            yield from (_uri(path, entry / name) for name in _METADATA if (entry / name).is_file())
+        elif entry.name != "bin":
+            yield _uri(layout.packages, entry)
+
+
+def _uri(directory: str, entry: Path) -> str:
+    return f"file:{directory}/{entry.name}{'/' if entry.is_dir() else ''}"
 
 
 def _libraries(root: Path, layout: ImageLayout, files: list[Path]) -> Iterator[str]:

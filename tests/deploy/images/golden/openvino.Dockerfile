@@ -15,18 +15,9 @@ WORKDIR /build
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /usr/bin/python3.12 -m pip install --no-cache-dir --no-compile --no-deps --require-hashes --only-binary :all: \
         --target /opt/sealserve/packages -r requirements.txt
-# Parts of OpenVINO, 80 MB, that no replica loads: other devices than the CPU, other models than TensorFlow's.
-RUN cd /opt/sealserve/packages/openvino && rm -r \
-        include cmake libs/cache.json \
-        libs/libopenvino_intel_gpu_plugin.so libs/libopenvino_intel_npu_plugin.so \
-        libs/libopenvino_gguf_frontend.so* \
-        libs/libopenvino_jax_frontend.so* \
-        libs/libopenvino_onnx_frontend.so* \
-        libs/libopenvino_paddle_frontend.so* \
-        libs/libopenvino_pytorch_frontend.so* \
-        libs/libopenvino_tensorflow_lite_frontend.so*
-# The bytecode says nothing of dates: it is a measured file, like its source.
-RUN PYTHONHASHSEED=0 /usr/bin/python3.12 -m compileall -q -j 1 --invalidation-mode unchecked-hash /opt/sealserve/packages
+# No headers, tests and stubs, no source, and of OpenVINO what a replica loads.
+COPY prune.sh /build/
+RUN sh /build/prune.sh /usr/bin/python3.12 /opt/sealserve/packages
 
 # The keys of Gramine's repository, if they are those that its documentation names.
 FROM base AS keys
@@ -41,8 +32,10 @@ FROM base AS file_system
 COPY --from=keys /build/gramine.gpg /etc/apt/keyrings/gramine.gpg
 COPY gramine.sources /etc/apt/sources.list.d/
 COPY --from=keys /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
-RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        'gramine=1.9*' python3.12 && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
+RUN --mount=type=bind,from=packages,source=/build,target=/mnt \
+    apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        'gramine=1.9*' python3.12 && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* \
+    && sh /mnt/prune.sh /usr/bin/python3.12 /usr/lib/python3.12
 COPY --from=packages /opt/sealserve/packages /opt/sealserve/packages
 COPY --chmod=0444 broker-ca.pem /etc/sealserve/broker-ca.pem
 

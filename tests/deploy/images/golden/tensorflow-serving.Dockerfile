@@ -15,7 +15,7 @@ WORKDIR /build
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /usr/bin/python3.12 -m pip install --no-cache-dir --no-compile --no-deps --require-hashes --only-binary :all: \
         --target /opt/sealserve/packages -r requirements.txt
-# The bytecode says nothing of dates: it is a measured file, like its source.
+# The bytecode says nothing of dates: two builds are the same.
 RUN PYTHONHASHSEED=0 /usr/bin/python3.12 -m compileall -q -j 1 --invalidation-mode unchecked-hash /opt/sealserve/packages
 
 # The keys of Gramine's repository, if they are those that its documentation names.

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from sealserve.deploy.images.lint.document import Variant, is_open
 from sealserve.deploy.images.lint.findings import (
     BAD_URI,
-    WHOLE_TREES,
     Rule,
     Weakness,
     Weaknesses,
@@ -16,6 +15,7 @@ from sealserve.deploy.images.lint.findings import (
     covers,
     environment,
     host_paths,
+    is_whole_tree,
     path_of,
     program_argument,
     uri_text,
@@ -145,7 +145,7 @@ def _kind(path: str, relied: str | None) -> Rule:
     name = path.rstrip("/").rpartition("/")[2]
     if path.rstrip("/") in _TEMPORARY:
         return ALLOWED_WRITING
-    if path in WHOLE_TREES or f"{path}/" in WHOLE_TREES:
+    if is_whole_tree(path):
         return ALLOWED_EVERYTHING
     if relied == "code":
         return ALLOWED_CODE

@@ -2,17 +2,18 @@
 
 Rendered manifests are TOML. Templates are TOML with Jinja in between, and nobody's template can be rendered here: it
 asks for paths of the machine that it is rendered on. So expressions stay in the values as text
-(``{{ gramine.libos }}``), loops are read as one turn, and of conditions either branch is read in its turn
+(``{{ gramine.libos }}``), loops are read as one turn, and each branch of each condition is read in its turn
 (:attr:`Manifest.variants`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ _KEY = re.compile(
     r"""\s*((?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*'))*)\s*"""
 )
 _PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*'""")
+_FROM_ELSEWHERE = frozenset({"extends", "from", "import", "include"})
+_MOST_WAYS = 200
 _QUOTED = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|#.*""")
 
 
@@ -116,13 +119,23 @@ def parse_manifest(data: bytes, *, name: str) -> Manifest:
         raise InputError(f"{name} is no Gramine manifest: it is not UTF-8 text", hint=_HINT) from None
     text = text.replace("\r\n", "\n")
     is_template = _JINJA.search(text) is not None
-    if not is_template:
-        variants = [_parse(text, name)]
-    else:
-        plain = [_without_jinja(text, last_branch=last) for last in (False, True)]
-        variants = [_parse(branch, name) for branch in dict.fromkeys(plain)]
+    ways = _ways(text)
+    if len(ways) > _MOST_WAYS:
+        raise InputError(f"{name} has too many conditions", hint=_RENDER)
+    if any(_word(tag) in _FROM_ELSEWHERE for tag, _ in _tags(text)):
+        raise InputError(f"{name} takes in another template, which nobody sees here", hint=_RENDER)
+    texts = dict.fromkeys(_without_jinja(text, way) for way in ways)
+    if is_template and _is_toml(text):  # what looks like Jinja is in strings, and Gramine takes it as it is
+        texts[text] = None
+    variants = [_parse(one, name) for one in texts]
     lines = tuple(text.split("\n"))
     return Manifest(text, is_template, tuple(variants), _places(lines), lines)
+
+
+def _is_toml(text: str) -> bool:
+    with contextlib.suppress(ValueError, RecursionError, OverflowError):
+        return bool(tomllib.loads(text))
+    return False
 
 
 def _parse(text: str, name: str) -> Variant:
@@ -142,58 +155,73 @@ def _keys(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _without_jinja(text: str, *, last_branch: bool) -> str:
+def _ways(text: str) -> list[dict[int, int]]:
+    """Ways through a template's conditions, so that every branch is on one of them.
+
+    :returns: number of a condition, from the beginning → number of its branch; the first where it is not named.
+    """
+    ways: list[dict[int, int]] = [{}]
+    last: dict[int, int] = {}
+    for tag, around in _tags(text):
+        if _word(tag) in {"elif", "else"} and around and around[-1].is_condition:
+            ways.append({block.number: block.branch for block in around if block.is_condition})
+            last[around[-1].number] = around[-1].branch
+    return [*ways, last]
+
+
+def _without_jinja(text: str, way: Mapping[int, int]) -> str:
     """TOML in the place of a template, with the same lines."""
     pieces: list[str] = []
-    skipping: list[bool] = []  # for each condition around
+    skipped = False
     quote = ""
     at = 0
-    for found in _JINJA.finditer(text):
-        before, tag = text[at : found.start()], found[0]
-        at = found.end()
-        skipped = any(skipping)
+    for tag, around in _tags(text):
+        before = text[at : tag.start()]
+        at = tag.end()
         pieces.append("\n" * before.count("\n") if skipped else before)
         quote = quote if skipped else _quote_after(quote, before)
-        if tag.startswith("{{") and not skipped:
-            expression = " ".join(tag.split()).replace('"', "'").replace("\\", "/")
+        if tag[0].startswith("{{") and not skipped:
+            expression = " ".join(tag[0].split()).replace('"', "'").replace("\\", "/")
             if quote == "'":
                 expression = expression.replace("'", "`")
             pieces.append(expression if quote else f'"{expression}"')
-        elif tag.startswith("{%") and (word := _TAG.match(tag)):
-            if word[1] == "if":
-                skipping.append(False)
-            elif word[1] in {"else", "elif"} and skipping:
-                skipping[-1] = not last_branch
-                if last_branch:
-                    _drop_branch(pieces)
-            elif word[1] == "endif" and skipping:
-                skipping.pop()
-                _forget_branch(pieces)
         if not quote:
-            pieces.append("\n" * tag.count("\n"))
-        if tag.startswith("{%") and word is not None and word[1] == "if":
-            pieces.append(_BRANCH)
+            pieces.append("\n" * tag[0].count("\n"))
+        skipped = any(block.is_condition and block.branch != way.get(block.number, 0) for block in around)
     pieces.append(text[at:])
-    return "".join(pieces).replace(_BRANCH, "")
+    return "".join(pieces)
 
 
-_BRANCH = "\0branch\0"  # NUL is in no TOML
+@dataclass(frozen=True)
+class _Block:
+    """A condition or loop that is open. :param number: of the condition. :param branch: of it, the one read now."""
+
+    is_condition: bool
+    number: int
+    branch: int = 0
 
 
-def _last_branch(pieces: list[str]) -> int:
-    """Where the last condition that is open began."""
-    return max(index for index, piece in enumerate(pieces) if piece == _BRANCH)
+def _tags(text: str) -> Iterator[tuple[re.Match[str], list[_Block]]]:
+    """What of a text is Jinja, with the blocks around what follows it."""
+    around: list[_Block] = []
+    conditions = 0
+    for tag in _JINJA.finditer(text):
+        match _word(tag):
+            case "if":
+                around.append(_Block(True, conditions))
+                conditions += 1
+            case "for":
+                around.append(_Block(False, 0))
+            case "elif" | "else" if around:
+                around[-1] = replace(around[-1], branch=around[-1].branch + 1)
+            case "endif" | "endfor" if around:
+                around.pop()
+        yield tag, around
 
 
-def _drop_branch(pieces: list[str]) -> None:
-    """Keep nothing but the line ends of what came since the last ``if``."""
-    start = _last_branch(pieces)
-    dropped = "".join(pieces[start + 1 :])
-    pieces[start + 1 :] = ["\n" * dropped.count("\n")]
-
-
-def _forget_branch(pieces: list[str]) -> None:
-    pieces[_last_branch(pieces)] = ""
+def _word(tag: re.Match[str]) -> str:
+    found = _TAG.match(tag[0])
+    return found[1] if found else ""
 
 
 def _quote_after(quote: str, text: str) -> str:
@@ -244,3 +272,4 @@ def _dotted(key: str) -> str:
 
 
 _HINT = "Give a manifest (TOML), a signed manifest (.manifest.sgx) or a manifest template with Jinja."
+_RENDER = "Render it with `gramine-manifest`, and give the result."

@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sealserve.deploy.images.lint.allowed_rules import ALLOWED_DEVICE
 from sealserve.deploy.images.lint.document import Variant
 from sealserve.deploy.images.lint.findings import (
     BAD_URI,
-    WHOLE_TREES,
     Rule,
     Weakness,
     Weaknesses,
     arguments,
     covers,
+    is_whole_tree,
     path_of,
     program_argument,
     runs,
@@ -99,6 +100,9 @@ _PRIVATE = re.compile(
 _LIBRARIES = re.compile(r"/(usr/)?lib(64|/x86_64-linux-gnu)/|/usr/(local/)?lib64/")
 
 
+_GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
+
+
 @dataclass(frozen=True)
 class _Mount:
     type: str
@@ -137,7 +141,7 @@ def _trusted(variant: Variant) -> Weaknesses:
         path = path_of(uri)
         if path is None:
             yield Weakness(BAD_URI, key, f"{uri or 'an entry'} is no URI of a file", uri)
-        elif path in WHOLE_TREES:
+        elif is_whole_tree(path):
             yield Weakness(BROAD_TRUST, key, f"{uri} is trusted as a whole", uri)
         elif _LIBRARIES.fullmatch(path):
             yield Weakness(TRUSTED_LIBRARIES, key, f"{uri} is trusted as a whole", uri)
@@ -158,15 +162,22 @@ def _mounted(variant: Variant) -> Weaknesses:
         path = path_of(mount.uri)
         if mount.type == "encrypted":
             sealed = sealed or mount.key_name not in ("_sgx_mrenclave", "_sgx_mrsigner")
-            if mount.path.endswith(("saved_model.pb", "saved_model.pbtxt")):
+            if mount.path.endswith(_GRAPHS):
                 yield Weakness(PARTLY_SEALED, where, f"only {mount.path} is encrypted", mount.path)
             if mount.key_name == "_sgx_mrsigner":
                 yield Weakness(SIGNER_KEY, where, f"{mount.path} is under the signer's key", mount.path)
+        elif mount.type == "chroot" and isinstance(mount.uri, str) and mount.uri.startswith("dev:"):
+            yield Weakness(ALLOWED_DEVICE, where, f"{mount.uri}, a device, is mounted", mount.uri)
         elif mount.type == "untrusted_shm":
             yield Weakness(SHARED_MEMORY, where, f"{mount.path} is shared with the host", mount.path)
         elif mount.type == "chroot" and path and any(covers(top, path) for top in ("/proc", "/sys", "/dev")):
             yield Weakness(HOST_PSEUDO_FILES, where, f"{mount.uri} is the host's", mount.uri)
-    if sealed:
+    for entry in variant.entries("sgx.protected_files"):  # what encrypted mounts were called before
+        uri = uri_text(entry)
+        if uri.endswith(_GRAPHS):
+            yield Weakness(PARTLY_SEALED, "sgx.protected_files", f"only {uri} is encrypted", uri)
+    if sealed or variant.get("sgx.protected_files"):
+        key = key if sealed else "sgx.protected_files"
         yield Weakness(OLDER_FILES, key, "there are encrypted mounts", "encrypted")
 
 

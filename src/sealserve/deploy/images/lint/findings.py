@@ -92,15 +92,22 @@ def path_of(uri: object) -> str | None:
     for part in path.split("/"):
         if part == ".." and parts and parts[-1] != "..":
             parts.pop()
+        elif part == ".." and absolute:
+            pass  # above the root is the root
         elif part not in {"", "."}:
             parts.append(part)
     plain = ("/" if absolute else "") + "/".join(parts)
     return plain + "/" if path.endswith("/") and plain not in {"", "/"} else plain or "."
 
 
+def is_whole_tree(path: str) -> bool:
+    """Whether it is a directory that nobody means: one of :data:`WHOLE_TREES`, or what is above the current one."""
+    return path in WHOLE_TREES or f"{path}/" in WHOLE_TREES or set(path.strip("/").split("/")) == {".."}
+
+
 def covers(outer: str, inner: str) -> bool:
     """Whether the file or directory ``outer`` is ``inner``, or one that it lies in."""
-    if outer in {".", "./"}:
+    if set(outer.rstrip("/").split("/")) <= {".", ".."} and outer.strip("/"):
         return not inner.startswith("/")
     plain = outer.rstrip("/")
     return inner.rstrip("/") == plain or inner.startswith(f"{plain}/")
