@@ -36,7 +36,7 @@ def _engine(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command(short_help="Write the build context of an image.")
-@click.argument("kind", type=click.Choice(["replica", "broker", "client"]), default="replica")
+@click.argument("kind", type=click.Choice(["replica", "broker", "client", "simulated"]), default="replica")
 @click.option("-f", "--file", type=_file, default=Path("deployment.yaml"), show_default=True, help="The deployment.")
 @click.option(
     "-o", "--output", type=_directory, default=_DEFAULT_CONTEXT, show_default=True, help="Directory to write."
@@ -55,7 +55,8 @@ def render(
     policy: Path | None,
     as_json: bool,
 ) -> None:
-    """Write everything that the image is built from into a directory: KIND is replica, broker or client.
+    """Write everything that the image is built from into a directory: KIND is replica, broker,
+    client, or simulated: replicas without an enclave, for clusters.
 
     The same deployment gives the same bytes. A directory that an earlier rendering wrote is replaced.
     """

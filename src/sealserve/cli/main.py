@@ -52,6 +52,7 @@ SECTIONS = {
         "serve": ("sealserve.cli.serve", "serve"),
         "replica": ("sealserve.cli.replica", "replica"),
         "image": ("sealserve.cli.image", "image"),
+        "k8s": ("sealserve.cli.kubernetes", "k8s"),
         "cloud": ("sealserve.cli.cloud", "cloud"),
         "doctor": ("sealserve.cli.doctor", "doctor"),
     },

@@ -40,6 +40,12 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--most-threads", type=click.IntRange(min=1), help="Refuse a grant that has more threads compute. Measured."
 )
+@click.option(
+    "--max-connection-age",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="After how long a gRPC connection is closed in good order, so that its client comes to newer replicas too.",
+)
 @click.option("--json-logs", is_flag=True, help="Log as JSON lines.")
 def replica(
     *,
@@ -56,6 +62,7 @@ def replica(
     broker_timeout: float,
     stop_grace: float,
     most_threads: int | None,
+    max_connection_age: float | None,
     json_logs: bool,
 ) -> None:
     """Attest to the key broker, unseal the model in memory, and serve it."""
@@ -77,6 +84,7 @@ def replica(
             server_name=server_name,
             broker_timeout=broker_timeout,
             stop_grace=stop_grace,
+            max_connection_age=max_connection_age,
             rest_listen=rest_listen,
             most_threads=most_threads,
         )

@@ -20,6 +20,7 @@ from sealserve.configuration import SettingError, Settings, load_yaml
 from sealserve.deploy.clouds import load_profile
 from sealserve.deploy.field_types import AddressText, PathText
 from sealserve.deploy.image_section import ImageSection
+from sealserve.deploy.kubernetes_section import KubernetesSection
 from sealserve.errors import ConfigurationError, InputError
 
 FILE_NAME = "deployment.yaml"
@@ -210,6 +211,11 @@ class Deployment(Settings):
     )
     image: ImageSection = Field(
         default=ImageSection(), description="The image of the replicas, and what is measured of it, for tee: sgx."
+    )
+    kubernetes: KubernetesSection | None = Field(
+        default=None,
+        description="The cluster, for `sealserve k8s render`; docs/kubernetes.md has an example.",
+        examples=[{"image": "registry.example/team/classifier@sha256:..."}],
     )
     state: PathText = Field(
         default=Path(".sealserve"),

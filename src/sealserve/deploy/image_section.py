@@ -69,7 +69,8 @@ def _is_image_name(value: str) -> str:
     return value
 
 
-def _is_pinned(value: str) -> str:
+def is_pinned(value: str) -> str:
+    """A reference of an image that no tag can change. :raises ValueError: it has no digest, or is none."""
     name, at, _ = value.partition("@")
     if not at:
         raise ValueError(
@@ -86,13 +87,13 @@ class ImageSection(Settings):
         description="What the image of the replicas is called. Needed by `sealserve image`.",
         examples=["registry.example/team/classifier:1"],
     )
-    base: Annotated[str, AfterValidator(_is_pinned)] | None = Field(
+    base: Annotated[str, AfterValidator(is_pinned)] | None = Field(
         default=None,
         description="The image that it is built on: Ubuntu 24.04, pinned by digest (`sealserve image pin ubuntu:24.04` "
         "prints it). Needed by `sealserve image`.",
         examples=["ubuntu:24.04@sha256:" + 64 * "0"],
     )
-    model_server: Annotated[str, AfterValidator(_is_pinned)] | None = Field(
+    model_server: Annotated[str, AfterValidator(is_pinned)] | None = Field(
         default=None,
         description="The image that tensorflow_model_server is taken from, pinned by digest. Needed for model.engine: "
         "tensorflow-serving alone.",

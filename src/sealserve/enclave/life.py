@@ -126,7 +126,7 @@ class _Replica:
 
     def _grpc(self, tls: ServerTls, attestation: AttestationService, receipts: ReceiptKey) -> tuple[GrpcServer, int]:
         # Which models there are is not for callers to say.
-        limits = Limits()
+        limits = Limits(connection_seconds=self._settings.max_connection_age)
         services = [
             PredictionService(self._core, max_bytes=limits.message_bytes).service(),
             attestation.service(),

@@ -17,6 +17,7 @@ class ReplicaSettings:
     :param broker_timeout: seconds to keep trying for a grant.
     :param stop_grace: seconds that requests in flight have after SIGTERM.
     :param most_threads: how many threads of the engine there is room for; None where there is no such limit.
+    :param max_connection_age: seconds after which a gRPC connection is closed in good order; None for never.
     """
 
     name: str
@@ -30,5 +31,6 @@ class ReplicaSettings:
     platform: Path | None = None
     broker_timeout: float = 30.0
     stop_grace: float = 10.0
+    max_connection_age: float | None = None
     rest_listen: str | None = None
     most_threads: int | None = None

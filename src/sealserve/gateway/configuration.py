@@ -45,8 +45,14 @@ stream {{
         '{{"time":"$time_iso8601","client":"$remote_addr","server_name":"$ssl_preread_server_name",'
         '"upstream":"$upstream_addr","status":"$status","bytes_received":"$bytes_received",'
         '"bytes_sent":"$bytes_sent","seconds":"$session_time"}}';
-    access_log "{runtime_dir}/{access_log}" connections;
-{ports}}}
+    access_log "{access_log}" connections;
+{resolver}{ports}}}
+"""
+
+_RESOLVER = """
+    # New replicas get their share, and those that leave get nothing, seconds after DNS says so.
+    resolver {address} valid=2s;
+    resolver_timeout 2s;
 """
 
 _PORT = """
@@ -85,7 +91,7 @@ class GatewayPort:
     """A port of the gateway.
 
     :param listen: where clients connect to. :param upstreams: where the replicas listen, in its turn; each of them
-        is an IP address and a port.
+        is an IP address and a port, or, with a ``resolver``, a DNS name and a port.
     """
 
     listen: Address
@@ -106,6 +112,8 @@ def render_nginx(
     connections_of_replica: int = 500,
     connect_seconds: int = 1,
     shutdown_seconds: int = 2,
+    resolver: Address | None = None,
+    access_log: Path | None = None,
 ) -> str:
     """The text of an ``nginx.conf``.
 
@@ -117,18 +125,22 @@ def render_nginx(
     :param connections_of_one: of them, from one address to both ports. Over it, a new connection is closed.
     :param connections_of_replica: that are led to one replica by each port; below the number that it takes itself.
     :param shutdown_seconds: how long open connections have after SIGQUIT.
+    :param resolver: the DNS server that knows the upstreams' names: a DNS name or IPv4 address, and its port. It is
+        asked again every two seconds, however long its answers may hold. nginx has to be 1.27.3 or newer.
+    :param access_log: one line for each connection; in ``runtime_dir`` if not given.
     :raises ConfigurationError: a value has no place in a configuration file.
     """
     # Single labels would include words that mean something in a map: include, default, hostnames, volatile.
     if not is_dns_name(server_name) or "." not in server_name or server_name.replace(".", "").isdigit():
         raise ConfigurationError(f"{server_name!r} is not a server name", hint="TLS server names are DNS names.")
-    for path in filter(None, (runtime_dir, nginx.stream_module)):
+    access_log = access_log or runtime_dir / ACCESS_LOG
+    for path in filter(None, (runtime_dir, access_log, nginx.stream_module)):
         require_usable_path(path)
     ports = [
         _PORT.format(
             name=name,
             server_name=server_name.lower(),
-            servers="\n".join(_servers(port.upstreams, connections=int(connections_of_replica))),
+            servers="\n".join(_servers(port.upstreams, int(connections_of_replica), by_name=resolver is not None)),
             listen=_numeric(port.listen),
             connections_of_one=int(connections_of_one),
             connect_seconds=int(connect_seconds),
@@ -146,18 +158,25 @@ def render_nginx(
         shutdown_seconds=int(shutdown_seconds),
         runtime_dir=runtime_dir,
         pid_file=PID_FILE,
-        access_log=ACCESS_LOG,
+        access_log=access_log,
+        resolver=_RESOLVER.format(address=_named(resolver)) if resolver else "",
         ports="".join(ports),
     )
 
 
-def _servers(upstreams: Sequence[Address], *, connections: int) -> list[str]:
+def _servers(upstreams: Sequence[Address], connections: int, *, by_name: bool) -> list[str]:
     if not upstreams:
         raise ConfigurationError("the gateway has no replicas to forward to")
-    return [
-        f"        server {_numeric(upstream)} max_conns={connections} max_fails=1 fail_timeout=1s;"
-        for upstream in upstreams
-    ]
+    limits = f"max_conns={connections} max_fails=1 fail_timeout=1s"
+    if by_name:
+        return [f"        server {_named(upstream)} resolve {limits};" for upstream in upstreams]
+    return [f"        server {_numeric(upstream)} {limits};" for upstream in upstreams]
+
+
+def _named(address: Address) -> str:
+    if not is_dns_name(address.host) or not 0 < address.port < 65536:
+        raise ConfigurationError(f"{address} is not a DNS name and a fixed port")
+    return str(address)
 
 
 def require_usable_path(path: Path) -> None:

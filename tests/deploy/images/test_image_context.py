@@ -26,7 +26,7 @@ from sealserve.errors import ConfigurationError, InputError
 ROOT = Path(__file__).parents[3]
 BASE = f"ubuntu:24.04@sha256:{'1' * 64}"
 SERVER = f"tensorflow/serving:2.19.1@sha256:{'2' * 64}"
-KINDS = ("replica", "broker", "client")
+KINDS = ("replica", "broker", "client", "simulated")
 WHEEL = "sealserve-1.2.3-py3-none-any.whl"
 GOLDEN = {
     "openvino.Dockerfile": ImageParts("replica", BASE, WHEEL, "1.2.3", model_size=1000, rest=True),
@@ -35,6 +35,7 @@ GOLDEN = {
     ),
     "broker.Dockerfile": ImageParts("broker", BASE, WHEEL, "1.2.3"),
     "client.Dockerfile": ImageParts("client", BASE, WHEEL, "1.2.3"),
+    "simulated.Dockerfile": ImageParts("simulated", BASE, WHEEL, "1.2.3", rest=True),
 }
 
 
@@ -88,7 +89,7 @@ def test_a_dockerfile_is_the_text_that_was_reviewed(name) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_deployment_gives_the_same_bytes(deployment, tmp_path, kind) -> None:
-    file = deployment()
+    file = deployment(tee="simulated" if kind == "simulated" else "sgx")
     render_context(file, kind, tmp_path / "one", model_size=1000)
     render_context(file, kind, tmp_path / "two", model_size=1000)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
@@ -99,7 +100,8 @@ def test_the_same_deployment_gives_the_same_bytes(deployment, tmp_path, kind) ->
 def test_every_dockerfile_is_pinned_copies_what_is_there_and_ends_without_root(deployment, tmp_path, kind) -> None:
     unmodified = kind == "tensorflow-serving"
     model = {"batching": "batching.pbtxt"} | ({"engine": "tensorflow-serving"} if unmodified else {})
-    file = deployment(model=model, image={"model_server": SERVER} if unmodified else None)
+    tee = "simulated" if kind == "simulated" else "sgx"
+    file = deployment(model=model, image={"model_server": SERVER} if unmodified else None, tee=tee)
     render_context(file, "replica" if unmodified else kind, tmp_path / "c", model_size=1000)
     assert (tmp_path / "c/batching.pbtxt").exists() == unmodified
     found = instructions(tmp_path / "c/Dockerfile")
@@ -125,6 +127,15 @@ def test_every_dockerfile_is_pinned_copies_what_is_there_and_ends_without_root(d
             assert "rm -rf /var/lib/apt/lists/*" in value
         if name == "RUN" and "pip install" in value:
             assert "--require-hashes --only-binary :all:" in value
+
+
+def test_a_simulated_replica_has_the_servers_packages_and_no_enclave(deployment, tmp_path) -> None:
+    render_context(deployment(tee="simulated"), "simulated", tmp_path / "c")
+    text = (tmp_path / "c/requirements.txt").read_text()
+    assert "openvino==" in text
+    assert "gramine" not in (tmp_path / "c/Dockerfile").read_text()
+    with pytest.raises(ConfigurationError, match="for tee: simulated"):
+        render_context(deployment(), "simulated", tmp_path / "other")
 
 
 def test_grammar_of_the_signing_dockerfiles(deployment, tmp_path) -> None:

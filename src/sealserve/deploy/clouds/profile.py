@@ -63,6 +63,12 @@ class Devices(Settings):
     aesm_socket: str = "/var/run/aesmd/aesm.socket"
 
 
+class Kubernetes(Sourced):
+    epc: str = Field(description="what a pod asks for to get protected memory, in its cluster service")
+    epc_in_mib: bool = Field(description="whether the amount is a plain number of MiB, and no quantity")
+    devices: tuple[str, ...] = Field((), description="what a pod asks for besides, one of each")
+
+
 class Port(Settings):
     port: int = Field(ge=1, le=65535)
     purpose: str
@@ -120,6 +126,9 @@ class CloudProfile(Settings):
     seed: str = Field(description="what the original was run on there")
     systems: tuple[System, ...] = Field(min_length=1, description="what the setup script knows")
     rpm: RpmRepository | None = None
+    kubernetes: Kubernetes | None = Field(
+        None, description="names of a device plugin of the provider's own; none: Intel's"
+    )
     ports: tuple[Port, ...] = _PORTS
     hosts: tuple[str, ...] = _HOSTS
     notes: tuple[str, ...] = ()
@@ -138,7 +147,7 @@ class CloudProfile(Settings):
 
     def _named_sources(self) -> Iterator[str]:
         yield self.pccs.source
-        for figure in (self.regions, self.rpm, *self.instances, *self.systems):
+        for figure in (self.regions, self.rpm, self.kubernetes, *self.instances, *self.systems):
             if figure is not None:
                 yield figure.source
         yield from self.tdx.named_sources()

@@ -7,7 +7,6 @@ this machine. A context is replaced as a whole, and only where an earlier one, o
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -29,15 +28,9 @@ from sealserve.deploy.images.layout import SEALED_DIRECTORY
 from sealserve.deploy.images.rendering import render
 from sealserve.deploy.images.sizing import model_bytes
 from sealserve.deploy.images.wheel import build_wheel, wheel_name
+from sealserve.deploy.rendered_directory import require_replaceable, write_directory
 from sealserve.errors import ConfigurationError, InputError
-from sealserve.files import (
-    explain_os_error,
-    partial_path,
-    read_authority_file,
-    read_file,
-    sync_directory,
-    write_atomically,
-)
+from sealserve.files import read_authority_file, read_file
 
 DESCRIPTION: Final = "image.json"
 """The file that says what a context is for; it also says that the directory is sealserve's to replace."""
@@ -115,13 +108,22 @@ def render_context(
             f"{deployment_file} has no image.base, which an image is built on",
             hint="Set it to Ubuntu 24.04, pinned by digest: `sealserve image pin ubuntu:24.04` prints it.",
         )
-    _check_output(output)
+    require_replaceable(output, lambda: _written(output))
     wheel = build_wheel()
     digest = sha256(wheel).hexdigest()
     files: dict[str, bytes | str] = {wheel_name(): wheel}
     warnings: tuple[str, ...] = ()
     parts = ImageParts(kind, base, wheel_name(), __version__)
     lock: str = kind
+    if kind == "simulated":
+        if deployment.tee != "simulated":
+            raise ConfigurationError(
+                f"the image simulated is for tee: simulated, and this deployment has tee: {deployment.tee}",
+                hint="`sealserve image render` alone renders the image of enclaves.",
+            )
+        lock = _LOCKS[deployment.model.engine]
+        files["prune.sh"] = _packaged("files/prune.sh")
+        parts = replace(parts, rest=deployment.gateway.rest_listen is not None)
     if kind == "replica":
         lock = _LOCKS[deployment.model.engine]
         size = model_bytes(deployment.model.path) if model_size is None else model_size
@@ -140,7 +142,7 @@ def render_context(
     description = {k: v for k, v in asdict(context).items() if k != "directory"}
     names = sorted([*files, DESCRIPTION])
     files[DESCRIPTION] = json.dumps({**description, "version": __version__, "files": names}, indent=1) + "\n"
-    _write(output, files)
+    write_directory(output, files)
     return context, warnings
 
 
@@ -206,39 +208,8 @@ def _packaged(name: str) -> str:
     return resources.files("sealserve.deploy.images").joinpath(name).read_text()
 
 
-def _check_output(output: Path) -> None:
+def _written(output: Path) -> set[str]:
     try:
-        present = {entry.name for entry in output.iterdir()}
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise explain_os_error(error, output, "use") from error
-    if not present:
-        return
-    try:
-        known = set(json.loads(read_file(output / DESCRIPTION))["files"])
+        return set(json.loads(read_file(output / DESCRIPTION))["files"])
     except (InputError, ValueError, TypeError, KeyError):
-        known = set()
-    if output.is_symlink() or not present <= known:
-        raise InputError(
-            f"{output} holds what no earlier rendering wrote: nothing in it was touched",
-            hint=f"Name a directory that is new or empty, or move {min(present - known, default='the link')} away.",
-        )
-
-
-def _write(output: Path, files: Mapping[str, bytes | str]) -> None:
-    beside, aside = partial_path(output), partial_path(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir(mode=0o755)
-        for name, content in files.items():
-            write_atomically(beside / name, content)
-        if output.exists():
-            output.rename(aside)
-        beside.rename(output)
-        sync_directory(output.parent)
-    except OSError as error:
-        raise explain_os_error(error, output, "write") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        return set()

@@ -13,7 +13,8 @@ from typing import Final, Literal
 
 from sealserve.deploy.images.layout import GRPC_PORT, REST_PORT, ImageLayout
 
-Kind = Literal["replica", "broker", "client"]
+Kind = Literal["replica", "broker", "client", "simulated"]
+"""``simulated``: our own server without an enclave, for ``tee: simulated`` where containers run."""
 
 GRAMINE_VERSION: Final = "1.9"
 GRAMINE_REPOSITORY: Final = "https://packages.gramineproject.io/"
@@ -101,7 +102,7 @@ ENV LC_ALL=C.UTF-8
 
 def _packages(parts: ImageParts) -> str:
     python, target = parts.layout.python, parts.layout.packages
-    own = parts.kind == "replica" and parts.model_server is None
+    own = parts.kind in {"replica", "simulated"} and parts.model_server is None
     compiled = (
         f"""\
 # No headers, tests and stubs, no source, and of OpenVINO what a replica loads.
@@ -190,6 +191,7 @@ def _program(parts: ImageParts) -> str:
     command = {
         "broker": f'EXPOSE {BROKER_PORT}\nCMD ["broker", "run", "--file", "{STATE}/broker.yaml"]\n',
         "client": 'CMD ["--help"]\n',
+        "simulated": f'EXPOSE {GRPC_PORT}{f" {REST_PORT}" if parts.rest else ""}\nCMD ["replica", "--help"]\n',
     }
     return f"""\
 FROM base

@@ -125,7 +125,7 @@ def _ports(context: Context) -> tuple[int, ...]:
             return (GRPC_PORT, REST_PORT) if context.rest else (GRPC_PORT,)
         case "broker":
             return (BROKER_PORT,)
-        case "client":
+        case "client" | "simulated":
             return ()
 
 

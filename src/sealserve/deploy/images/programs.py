@@ -11,9 +11,11 @@ from sealserve.deploy.deployment import Deployment
 from sealserve.deploy.images.layout import (
     GRPC_PORT,
     KEY_NAME,
+    MAX_CONNECTION_AGE,
     REST_PORT,
     SEALED_DIRECTORY,
     SSL_CONFIG,
+    STOP_GRACE,
     ImageLayout,
 )
 from sealserve.deploy.images.sizing import EnclavePlan
@@ -90,6 +92,7 @@ def _own_server(deployment: Deployment, plan: EnclavePlan, layout: ImageLayout) 
             *("--listen", f"{_EVERYWHERE}:{GRPC_PORT}", *rest),
             *("--server-name", deployment.tls.server_name),
             *("--sealed", SEALED_DIRECTORY, "--most-threads", str(plan.computing)),
+            *("--stop-grace", str(STOP_GRACE), "--max-connection-age", str(MAX_CONNECTION_AGE)),
             *(*brokers, "--broker-ca", layout.broker_ca, "--json-logs"),
         ),
         environment={
@@ -157,6 +160,7 @@ def _tensorflow_serving(deployment: Deployment, plan: EnclavePlan, layout: Image
             f"--tensorflow_intra_op_parallelism={computing}",
             f"--tensorflow_inter_op_parallelism={max(2, plan.computing // 4)}",
             "--grpc_max_threads=32",
+            f"--grpc_channel_arguments=grpc.max_connection_age_ms={MAX_CONNECTION_AGE * 1000}",
             *batching_arguments,
         ),
         environment={

@@ -1,0 +1,176 @@
+"""What is known of a deployment in a cluster before any object is written: names, labels, ports, brokers."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from sealserve.addresses import Address
+from sealserve.deploy import Deployment
+from sealserve.deploy.images.layout import GRPC_PORT, REST_PORT
+from sealserve.deploy.images.programs import brokers_of
+from sealserve.deploy.kubernetes_section import KubernetesSection
+from sealserve.errors import ConfigurationError
+from sealserve.kubernetes.yaml_text import Object
+
+OLDEST_VERSION = "1.31"
+"""The oldest Kubernetes that everything but image volumes is for."""
+
+TEE_LABEL = "sealserve.dev/tee"
+_LONGEST_NAME = 63 - len("-replicas")  # of a Service
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A deployment in a cluster.
+
+    :ivar brokers: where replicas find the key brokers.
+    :ivar memory: that one replica may use, and :ivar cpu: that it asks for, as quantities of the API.
+    :ivar enclave: bytes of protected memory (EPC) of one replica, with ``tee: sgx``.
+    :ivar broker_ca: certificate authority of the brokers, PEM, which simulated replicas are given as a file.
+    """
+
+    deployment: Deployment
+    section: KubernetesSection
+    brokers: tuple[Address, ...]
+    memory: str
+    cpu: str
+    enclave: int | None
+    broker_ca: str | None
+
+    @property
+    def name(self) -> str:
+        return self.deployment.name
+
+    @property
+    def namespace(self) -> str:
+        return self.section.namespace or self.deployment.name
+
+    @property
+    def replica(self) -> str:
+        """Name of the replicas' Deployment."""
+        return f"{self.name}-replica"
+
+    @property
+    def replicas_service(self) -> str:
+        """Name of the headless Service."""
+        return f"{self.name}-replicas"
+
+    @property
+    def edge(self) -> str:
+        """Name of the edge's Deployment."""
+        return f"{self.name}-edge"
+
+    @property
+    def broker_service(self) -> str:
+        return f"{self.name}-broker"
+
+    @property
+    def unmodified(self) -> bool:
+        """Whether replicas are the unmodified tensorflow_model_server."""
+        return self.deployment.model.engine == "tensorflow-serving"
+
+    @property
+    def rest(self) -> bool:
+        return self.deployment.gateway.rest_listen is not None
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Name → port of replicas, and of what leads to them."""
+        return {"grpc": GRPC_PORT, **({"rest": REST_PORT} if self.rest else {})}
+
+    def labels(self, component: str) -> dict[str, str]:
+        """The labels that select the pods of ``component``. They never change: a Deployment's selector cannot."""
+        return {
+            "app.kubernetes.io/name": "sealserve",
+            "app.kubernetes.io/instance": self.name,
+            "app.kubernetes.io/component": component,
+        }
+
+    def all_labels(self, component: str) -> dict[str, str]:
+        """The labels of objects of ``component``."""
+        return {
+            **self.labels(component),
+            "app.kubernetes.io/managed-by": "sealserve",
+            TEE_LABEL: self.deployment.tee,
+        }
+
+    def object(self, api_version: str, kind: str, name: str, component: str, **content: object) -> Object:
+        """An object in the namespace."""
+        metadata = {"name": name, "namespace": self.namespace, "labels": self.all_labels(component)}
+        return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **content}
+
+
+def check(deployment: Deployment) -> KubernetesSection:
+    """The section ``kubernetes``, if the deployment can run in a cluster.
+
+    :raises ConfigurationError: it cannot, or not as it is asked for.
+    """
+    section = deployment.kubernetes
+    if section is None:
+        raise ConfigurationError(
+            "the deployment has no section kubernetes", hint="docs/kubernetes.md has one to begin with."
+        )
+    if deployment.tee == "tdx":
+        raise ConfigurationError(
+            "tee: tdx cannot be rendered for Kubernetes: a TDX guest is a virtual machine that starts its replica by "
+            "itself, and a pod would have to be one",
+            hint="docs/tdx.md shows how guests start their replicas. In a cluster use tee: sgx, or tee: simulated to "
+            "try.",
+        )
+    if len(deployment.name) > _LONGEST_NAME or not re.match("[a-z]", deployment.name):
+        raise ConfigurationError(
+            f"name: {deployment.name} cannot be the beginning of names in Kubernetes",
+            hint=f"Let it have at most {_LONGEST_NAME} characters, with a letter first.",
+        )
+    if section.edge.kind == "transport-server" and deployment.gateway.rest_listen is not None:
+        raise ConfigurationError(
+            "kubernetes.edge: a TransportServer leads one server name to one port, which gRPC has",
+            hint="Take gateway.rest_listen out, or use another kind of edge.",
+        )
+    if deployment.model.engine == "tensorflow-serving" and deployment.gateway.rest_listen is not None:
+        raise ConfigurationError(
+            "gateway.rest_listen: the REST port of tensorflow_model_server has no TLS",
+            hint="Take gateway.rest_listen out, or use model.engine: openvino or tensorflow.",
+        )
+    _check_brokers(deployment, section)
+    return section
+
+
+def _check_brokers(deployment: Deployment, section: KubernetesSection) -> None:
+    addresses = brokers_of(deployment)
+    if section.broker is not None:
+        namespace = section.namespace or deployment.name
+        service = f"{deployment.name}-broker.{namespace}.svc"
+        names = {service, f"{service}.cluster.local"}
+        if section.broker.port == 0 or is_here(section.broker):
+            raise ConfigurationError(
+                f"kubernetes.broker: {section.broker} is none that a pod could connect to",
+                hint="Give the address at which the broker listens for the cluster, with its port.",
+            )
+        if not any(address.host in names and address.port == section.broker.port for address in addresses):
+            raise ConfigurationError(
+                f"kubernetes.broker is called {service} in the cluster, and image.brokers does not have that name",
+                hint=f"Set image.brokers: ['{service}:{section.broker.port}'] and run `sealserve prepare`, so that "
+                "the broker's certificate has the name too.",
+            )
+        return
+    for address in addresses:
+        if address.port == 0 or is_here(address):
+            raise ConfigurationError(
+                f"replicas would look for the key broker at {address}, which is their own pod",
+                hint="Set image.brokers to where pods find it, or kubernetes.broker to where it is.",
+            )
+
+
+def is_here(address: Address, *, wildcard: bool = True) -> bool:
+    """Whether whoever connects to ``address`` comes to its own machine.
+
+    :param wildcard: whether that holds of ``0.0.0.0`` and ``::``, too: not where somebody is to listen.
+    """
+    try:
+        numeric = ipaddress.ip_address(address.host)
+    except ValueError:
+        return address.host == "localhost"
+    return numeric.is_loopback or (wildcard and numeric.is_unspecified)

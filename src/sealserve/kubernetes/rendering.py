@@ -1,0 +1,190 @@
+"""From ``deployment.yaml`` to a directory of YAML files, which ``kubectl apply -k``, Argo CD and Flux take.
+
+The same deployment and the same sealserve give the same bytes. No secret is among them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from sealserve import __version__
+from sealserve.deploy import Deployment, load_deployment
+from sealserve.deploy.images.programs import brokers_of
+from sealserve.deploy.images.sizing import EnclavePlan, model_bytes, plan_enclave
+from sealserve.deploy.kubernetes_section import KubernetesSection
+from sealserve.deploy.rendered_directory import require_replaceable, write_directory
+from sealserve.errors import ConfigurationError, InputError
+from sealserve.files import read_file
+from sealserve.kubernetes.edges import edge_objects
+from sealserve.kubernetes.network import broker_service, network_policies
+from sealserve.kubernetes.plan import Plan, check, is_here
+from sealserve.kubernetes.pods import disruption_budget, service_account
+from sealserve.kubernetes.replicas import autoscaler, replica_objects
+from sealserve.kubernetes.tee import platform_secret, tee_parts, tls_secret
+from sealserve.kubernetes.yaml_text import Comment, Object, to_yaml
+
+KUSTOMIZATION: Final = "kustomization.yaml"
+_MARK: Final = "# Rendered by sealserve"
+_MIB = 1 << 20
+_OUTSIDE_OF_ENCLAVE = "1Gi"  # Gramine's own part of the process, and files on their way in
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rendered directory.
+
+    :ivar files: names in it, sorted. :ivar warnings: what should be known before it is applied.
+    :ivar steps: commands to run, in this order, with which replicas come up.
+    """
+
+    directory: Path
+    namespace: str
+    files: tuple[str, ...]
+    warnings: tuple[str, ...]
+    steps: tuple[str, ...]
+
+
+def render_kubernetes(deployment_file: Path, output: Path, *, model_size: int | None = None) -> Rendered:
+    """Render the deployment's objects into a directory.
+
+    :param model_size: bytes of the model, if it is not at ``model.path``.
+    :raises InputError: the directory holds something else, or a file of the deployment is missing.
+    :raises ConfigurationError: the deployment cannot run in a cluster as it is. :raises ModelError: there is no model.
+    """
+    deployment = load_deployment(deployment_file)
+    section = check(deployment)
+    require_replaceable(output, lambda: _written(output))
+    plan = _plan(deployment, section, model_size=model_size)
+    files = render_files(plan)
+    write_directory(output, files)
+    return Rendered(output, plan.namespace, tuple(sorted(files)), tuple(_warnings(plan)), tuple(_steps(plan, output)))
+
+
+def render_files(plan: Plan) -> dict[str, str]:
+    """The files, by name."""
+    parts = tee_parts(plan)
+    contents: dict[str, list[Object]] = {
+        "namespace.yaml": [_namespace(plan)],
+        "replica.yaml": [
+            service_account(plan, plan.replica, "replica"),
+            *replica_objects(plan, parts),
+            disruption_budget(plan, plan.replica, "replica"),
+            *autoscaler(plan),
+        ],
+        "edge.yaml": edge_objects(plan),
+        "broker.yaml": broker_service(plan),
+        "network-policy.yaml": network_policies(plan),
+    }
+    contents = {name: objects for name, objects in contents.items() if objects}
+    files = {name: to_yaml(objects, title=_title(plan)) for name, objects in contents.items()}
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": list(contents),
+    }
+    return files | {KUSTOMIZATION: to_yaml([kustomization], title=_title(plan))}
+
+
+def _title(plan: Plan) -> str:
+    text = (
+        f"{_MARK.removeprefix('# ')} {__version__} (`sealserve k8s render`): change deployment.yaml and render it "
+        "again."
+    )
+    if plan.deployment.tee == "simulated":
+        text += (
+            " SIMULATED: replicas are ordinary processes, whose evidence is under a root of its own. Everybody who "
+            "rules this cluster can read the model, its key, inputs and answers."
+        )
+    return text
+
+
+def _namespace(plan: Plan) -> Object:
+    labels: Object = dict(plan.all_labels("namespace"))
+    labels[Comment("No pod here is privileged, root, or near the node: Kubernetes refuses those that ask for it.")] = (
+        None
+    )
+    for mode in ("enforce", "audit", "warn"):
+        labels[f"pod-security.kubernetes.io/{mode}"] = "restricted"
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": plan.namespace, "labels": labels}}
+
+
+def _plan(deployment: Deployment, section: KubernetesSection, *, model_size: int | None) -> Plan:
+    sgx = deployment.tee == "sgx"
+    sizes: EnclavePlan | None = None
+    if sgx or section.resources.memory == "auto":
+        size = model_bytes(deployment.model.path) if model_size is None else model_size
+        sizes = plan_enclave(deployment, model_size=size)
+    memory = section.resources.memory
+    if memory == "auto":
+        memory = _OUTSIDE_OF_ENCLAVE if sizes is None or sgx else f"{-(-sizes.needed // _MIB)}Mi"
+    threads = deployment.replicas.threads
+    cpu = section.resources.cpu
+    if cpu == "auto":
+        cpu = "1" if threads == "auto" else str(threads)
+    return Plan(
+        deployment=deployment,
+        section=section,
+        brokers=tuple(brokers_of(deployment)),
+        memory=memory,
+        cpu=cpu,
+        enclave=sizes.size if sgx and sizes is not None else None,
+        broker_ca=None if sgx else _broker_ca(deployment),
+    )
+
+
+def _broker_ca(deployment: Deployment) -> str:
+    path = deployment.image.broker_ca or deployment.state / "owner" / "ca.pem"
+    if not path.is_file():
+        raise InputError(
+            f"there is no {path}, the certificate authority of the key brokers",
+            hint="`sealserve prepare` makes it, or image.broker_ca names it.",
+        )
+    try:
+        return read_file(path).decode("ascii")
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is no certificate in PEM", hint="image.broker_ca names the file.") from None
+
+
+def _written(output: Path) -> set[str]:
+    """The files that an earlier rendering wrote, by its kustomization; none if it is not one of ours."""
+    try:
+        text = read_file(output / KUSTOMIZATION).decode()
+        return {KUSTOMIZATION, *yaml.safe_load(text)["resources"]} if text.startswith(_MARK) else set()
+    except (InputError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return set()
+
+
+def _warnings(plan: Plan) -> list[str]:
+    warnings = []
+    if plan.deployment.tee == "simulated":
+        warnings.append("SIMULATED: these replicas protect nothing from the cluster that they run in.")
+    if is_here(listen := plan.deployment.broker.listen, wildcard=False):
+        warnings.append(
+            f"broker.listen: {listen} is for this machine alone: no pod reaches a key broker that `sealserve prepare` "
+            "sets up for it"
+        )
+    if plan.section.sealed_model.image is not None:
+        warnings.append(
+            "the sealed model comes as an image volume, which needs Kubernetes 1.35, or 1.33 with the feature gate "
+            "ImageVolume"
+        )
+    return warnings
+
+
+def _steps(plan: Plan, output: Path) -> list[str]:
+    namespace = shlex.quote(plan.namespace)
+    steps = [f"kubectl apply -k {shlex.quote(str(output))}"]
+    secret = f"kubectl -n {namespace} create secret generic"
+    if plan.deployment.tee == "simulated":
+        machine = plan.deployment.state / "platform" / "simulated" / "machine"
+        shorter = min(str(machine), os.path.relpath(machine), key=len)
+        steps.append(f"{secret} {platform_secret(plan)} --from-file={shlex.quote(shorter)}")
+    elif plan.unmodified:
+        steps.append(f"{secret} {tls_secret(plan)} --from-file=ssl_configure/sealed")
+    return [*steps, f"kubectl -n {namespace} rollout status deployment/{plan.replica}"]

@@ -1,0 +1,181 @@
+"""The replicas: their Deployment, Service, autoscaler, and where the sealed model comes from."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from sealserve.deploy.images.layout import GRPC_PORT, REST_PORT, STOP_GRACE
+from sealserve.kubernetes.plan import Plan
+from sealserve.kubernetes.pods import (
+    DRAIN_SECONDS,
+    container_security,
+    drain,
+    pod_security,
+    rolling_update,
+    spread,
+)
+from sealserve.kubernetes.tee import TeeParts, host_directory
+from sealserve.kubernetes.yaml_text import Comment, Object
+
+REPLICA_USER = 10001
+_START_SECONDS = 600  # a large enclave and a large model, and images are not counted
+_GIVEN_UP_SECONDS = 60
+
+
+def replica_objects(plan: Plan, parts: TeeParts) -> list[Object]:
+    """Everything of the replicas but their account, policies and budget."""
+    volume = (
+        [] if plan.section.sealed_model.host_path is None else _host_model(plan, plan.section.sealed_model.host_path)
+    )
+    return [*parts.objects, *volume, headless_service(plan), _deployment(plan, parts)]
+
+
+def headless_service(plan: Plan) -> Object:
+    """A name that DNS has every ready replica's address for."""
+    return plan.object(
+        "v1",
+        "Service",
+        plan.replicas_service,
+        "replica",
+        spec={
+            "clusterIP": "None",
+            "selector": plan.labels("replica"),
+            "ports": [{"name": name, "port": port, "targetPort": name} for name, port in plan.ports.items()],
+        },
+    )
+
+
+def autoscaler(plan: Plan) -> list[Object]:
+    """The HorizontalPodAutoscaler, if one is asked for."""
+    wanted = plan.section.autoscaling
+    if wanted is None:
+        return []
+    target = {"type": "Utilization", "averageUtilization": wanted.cpu}
+    spec = {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": plan.replica},
+        "minReplicas": wanted.min,
+        "maxReplicas": wanted.max,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+    }
+    return [plan.object("autoscaling/v2", "HorizontalPodAutoscaler", plan.replica, "replica", spec=spec)]
+
+
+def _deployment(plan: Plan, parts: TeeParts) -> Object:
+    annotations = {**parts.annotations, **_settings_digest(plan)}
+    count: Object = {"replicas": plan.deployment.replicas.count}
+    if plan.section.autoscaling is not None:
+        count = {Comment("No replicas here: how many there are is the autoscaler's to say."): None}
+    spec = {
+        **count,
+        "strategy": rolling_update(),
+        Comment("A rollout whose pods get no key is said to have failed, and the old pods stay."): None,
+        "progressDeadlineSeconds": _START_SECONDS + 300,
+        "selector": {"matchLabels": plan.labels("replica")},
+        "template": {
+            "metadata": {
+                "labels": plan.all_labels("replica"),
+                **({"annotations": annotations} if annotations else {}),
+            },
+            "spec": _pod(plan, parts),
+        },
+    }
+    return plan.object("apps/v1", "Deployment", plan.replica, "replica", spec=spec)
+
+
+def _settings_digest(plan: Plan) -> Object:
+    """An annotation that changes with files that pods read when they start, so that a change is rolled out."""
+    if plan.broker_ca is None:
+        return {}
+    return {"sealserve.dev/broker-ca": sha256(plan.broker_ca.encode()).hexdigest()[:16]}
+
+
+def _pod(plan: Plan, parts: TeeParts) -> Object:
+    return {
+        "serviceAccountName": plan.replica,
+        "automountServiceAccountToken": False,
+        Comment("Names of Services as environment variables: nobody reads them here."): None,
+        "enableServiceLinks": False,
+        "securityContext": pod_security(REPLICA_USER),
+        Comment(
+            f"{DRAIN_SECONDS} seconds until nobody sends new requests, {STOP_GRACE} for those in flight, and some more."
+        ): None,
+        "terminationGracePeriodSeconds": DRAIN_SECONDS + STOP_GRACE + 15,
+        "topologySpreadConstraints": spread(plan, "replica"),
+        **({"tolerations": parts.tolerations} if parts.tolerations else {}),
+        **({"initContainers": parts.init_containers} if parts.init_containers else {}),
+        "containers": [_container(plan, parts)],
+        "volumes": [
+            _sealed_model(plan),
+            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+            *parts.volumes,
+        ],
+    }
+
+
+def _container(plan: Plan, parts: TeeParts) -> Object:
+    return {
+        "name": "replica",
+        "image": plan.section.image,
+        **({"args": parts.arguments} if parts.arguments else {}),
+        "ports": [{"name": name, "containerPort": port} for name, port in plan.ports.items()],
+        "resources": {
+            "requests": {"cpu": plan.cpu, "memory": plan.memory, **parts.resources},
+            Comment(
+                "No limit for CPU: it would stop threads in the middle of a request while the node has time to spare."
+            ): None,
+            "limits": {
+                "memory": plan.memory,
+                **{name: amount for name, amount in parts.resources.items() if not isinstance(name, Comment)},
+            },
+        },
+        "securityContext": container_security(),
+        **_probes(plan),
+        "lifecycle": drain(),
+        "volumeMounts": [
+            {"name": "sealed", "mountPath": parts.sealed_mount, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+            *parts.mounts,
+        ],
+    }
+
+
+def _probes(plan: Plan) -> Object:
+    # kubelet's gRPC probe speaks no TLS, and its HTTPS probe has no certificate to show.
+    if plan.rest and plan.deployment.tls.mode != "two-way":
+        ready: Object = {"httpGet": {"path": "/readyz", "port": REST_PORT, "scheme": "HTTPS"}}
+        alive: Object = {"httpGet": {"path": "/livez", "port": REST_PORT, "scheme": "HTTPS"}}
+        why = "/readyz says yes when the key was granted and the model is loaded."
+    else:
+        ready = alive = {"tcpSocket": {"port": GRPC_PORT}}
+        why = (
+            "The port opens when the key was granted and the model is loaded, and closes before the replica ends. "
+            "kubelet can ask for no more: its gRPC probe has no TLS, and REST "
+            + ("asks for a client's certificate." if plan.rest else "is off (gateway.rest_listen).")
+        )
+    return {
+        Comment(why): None,
+        "startupProbe": {**ready, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": _START_SECONDS // 2},
+        "readinessProbe": {**ready, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
+        "livenessProbe": {
+            **alive,
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": _GIVEN_UP_SECONDS // 10,
+        },
+    }
+
+
+def _claim(plan: Plan) -> str:
+    return plan.section.sealed_model.claim or f"{plan.name}-sealed-model"
+
+
+def _sealed_model(plan: Plan) -> Object:
+    image = plan.section.sealed_model.image
+    if image is not None:
+        return {"name": "sealed", "image": {"reference": image, "pullPolicy": "IfNotPresent"}}
+    return {"name": "sealed", "persistentVolumeClaim": {"claimName": _claim(plan), "readOnly": True}}
+
+
+def _host_model(plan: Plan, path: str) -> list[Object]:
+    why = "The sealed model, on every node. A pod may have no hostPath under the restricted standard; this may."
+    return host_directory(plan, _claim(plan), path, size="1Gi", why=why)

@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# The model is the local cluster's.
+sys.path.append(str(Path(__file__).parent.parent / "local"))
