@@ -208,7 +208,7 @@ class Place:
             *("--sealed", str(sealed or self.sealed)),
             *self.platform_options,
             *("--server-name", "replica.sealserve.internal"),
-            *("--broker-timeout", "1"),
+            *("--broker-timeout", "3"),
             *("--stop-grace", "1"),
             *options,
             "--json-logs",
