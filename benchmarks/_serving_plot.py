@@ -29,14 +29,20 @@ def plot(rows: Sequence[dict[str, Any]], directory: Path) -> None:
         if not lines:
             continue
         figure, axes = pyplot.subplots(figsize=(8, 5))
+        colours: dict[object, str] = {}
         for label, (xs, ys) in lines.items():
-            axes.plot(xs, ys, marker="o", label=label)
+            # A model has one colour, with batching and without.
+            batching = "batching" in label
+            colour = colours.setdefault((label.split(":")[0], part == "size" and label), f"C{len(colours)}")
+            axes.plot(xs, ys, marker="o", label=label, color=colour, linestyle="-" if not batching else "--")
         axes.set_xscale("log", base=2)
         if part == "size":
             axes.set_yscale("log")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(visible=True, alpha=0.3)
-        axes.legend()
+        if part != "size":
+            axes.set_ylim(bottom=0)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
         figure.savefig(directory / f"serving-{part}.svg", bbox_inches="tight")
         pyplot.close(figure)
