@@ -36,6 +36,8 @@ def served(tmp_path_factory):
     for file, names in (("one.gpg", ["one"]), ("both.gpg", ["one", "two"])):
         subprocess.run([*gpg, "--output", directory / file, "--export", *names], check=True)
     (directory / "none.gpg").write_text("no keyring")
+    # The agent that made the keys would stay.
+    subprocess.run([shutil.which("gpgconf") or "gpgconf", "--homedir", home, "--kill", "all"], check=False)
     identity = Identity.leaf("keys", ["127.0.0.1"], "server", validity=timedelta(days=1))
     (home / "ca.pem").write_bytes(identity.certificate_pem)
     (home / "both.pem").write_bytes(identity.certificate_pem + identity.key_pem)
