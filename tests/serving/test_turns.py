@@ -47,7 +47,9 @@ def test_who_waited_longest_is_next_however_often_it_looked_whether_it_is_wanted
         turns.give_back(thing)
         wait_until(lambda count=count: len(order) == count)
     assert order == ["first", "second", "third"]
-    assert not any(thread.join(10) for thread in threads)
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_who_is_not_wanted_any_more_leaves_and_the_next_moves_up():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import final_event
 from sealserve.cli.progress import progress_bar
 from sealserve.cli.signals import interrupted_by_termination
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
     from sealserve.local.control import ProcessReport
     from sealserve.local.layout import Layout
 
-_file = click.option(
-    "-f",
-    "--file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("deployment.yaml"),
-    show_default=True,
-    help="The deployment.",
-)
 _state = click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
@@ -52,7 +45,7 @@ def _layout(file: Path, state: Path | None) -> Layout:
 
 
 @click.command(short_help="Run the cluster: key broker, attested replicas, gateway.")
-@_file
+@deployment_option
 @click.option("-d", "--detach", is_flag=True, help="Return when the cluster is ready; it goes on running.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
@@ -104,7 +97,7 @@ def _tell_failure(complaint: str, code: int) -> None:
 
 
 @click.command()
-@_file
+@deployment_option
 @_state
 @_json
 def status(*, file: Path, state: Path | None, as_json: bool) -> int:
@@ -179,7 +172,7 @@ def _duration(seconds: float | None) -> str:
 
 @click.command(short_help="Print the logs of the cluster's processes.")
 @click.argument("name", required=False)
-@_file
+@deployment_option
 @_state
 @click.option("--follow", is_flag=True, help="Go on with what is added, until Ctrl-C.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Of each log, the last.")
@@ -217,7 +210,7 @@ def logs(*, name: str | None, file: Path, state: Path | None, follow: bool, line
 
 
 @click.command()
-@_file
+@deployment_option
 @_state
 def down(*, file: Path, state: Path | None) -> None:
     """Stop the cluster, and end what a crash may have left of it."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 from sealserve.cli.image_build import build, pin, render, run, sign
 from sealserve.errors import TrustError
@@ -36,14 +37,7 @@ for _command in (render, build, sign, run, pin):
 
 
 @image.command(short_help="Print the manifest of a deployment's replicas.")
-@click.option(
-    "-f",
-    "--file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("deployment.yaml"),
-    show_default=True,
-    help="The deployment.",
-)
+@deployment_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
 @click.option(
     "--root",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 from sealserve.logs import printable
 
@@ -37,7 +38,7 @@ def _engine(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(short_help="Write the build context of an image.")
 @click.argument("kind", type=click.Choice(["replica", "broker", "client", "simulated"]), default="replica")
-@click.option("-f", "--file", type=_file, default=Path("deployment.yaml"), show_default=True, help="The deployment.")
+@deployment_option
 @click.option(
     "-o", "--output", type=_directory, default=_DEFAULT_CONTEXT, show_default=True, help="Directory to write."
 )

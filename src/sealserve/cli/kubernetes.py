@@ -7,24 +7,18 @@ from pathlib import Path
 
 import click
 
+from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 from sealserve.logs import printable
 
 
 @click.group()
 def k8s() -> None:
-    """Run a deployment in a Kubernetes cluster."""
+    """Describe a deployment to a Kubernetes cluster."""
 
 
 @k8s.command(short_help="Write a deployment's objects as YAML.")
-@click.option(
-    "-f",
-    "--file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("deployment.yaml"),
-    show_default=True,
-    help="The deployment.",
-)
+@deployment_option
 @click.option(
     "-o",
     "--output",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.progress import progress_bar
 from sealserve.logs import printable
 
@@ -18,14 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Make all that replicas elsewhere need.")
-@click.option(
-    "-f",
-    "--file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("deployment.yaml"),
-    show_default=True,
-    help="The deployment.",
-)
+@deployment_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def prepare(file: Path, *, as_json: bool) -> None:
     """Make what the parties of a deployment need when its replicas run elsewhere, in enclaves or TDX guests.
