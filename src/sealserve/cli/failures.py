@@ -29,6 +29,7 @@ EXTRAS = {
     "grpc": "server",
     "grpc_health": "server",
     "hpack": "client",
+    "kubernetes": "kubernetes",
     "numpy": "client",
     "openvino": "server",
     "OpenSSL": "all",

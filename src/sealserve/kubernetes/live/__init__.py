@@ -1,0 +1,1 @@
+"""Working on a cluster: applying what was rendered, watching over it, and taking it away again."""

@@ -1,0 +1,428 @@
+"""The API server, as the kubeconfig leads to it.
+
+Objects are dictionaries, as they were rendered. Requests that find the server away, restarting or overloaded are
+repeated for a while: all that are made here may be made twice. The API: https://kubernetes.io/docs/reference/using-api/.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self, cast
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+
+from sealserve.errors import SealserveError, UnavailableError
+from sealserve.kubernetes.live.errors import (
+    ClusterRefusedError,
+    ConflictError,
+    ForbiddenError,
+    KubeconfigError,
+    MissingKindError,
+)
+from sealserve.kubernetes.live.kinds import POD, Kind, describe, kind_of
+from sealserve.kubernetes.yaml_text import Object, without_comments
+
+FIELD_MANAGER: Final = "sealserve"
+"""Under this name the fields of our objects are owned. See
+https://kubernetes.io/docs/reference/using-api/server-side-apply/."""
+
+_TIMEOUT = (5.0, 30.0)  # to connect, and for each read
+_PATIENCE = 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
+_PASSING = (429, 500, 502, 503, 504)
+_CAUSES_TOLD = 8
+
+
+class Cluster:
+    """A connection to a cluster's API server. Threads may share it.
+
+    :param client: of the official library, with credentials.
+    :param patience: seconds for which a server that is away is waited for.
+    :param on_wait: called once for each wait, with the reason.
+    """
+
+    def __init__(
+        self, client: ApiClient, *, patience: float = _PATIENCE, on_wait: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._client = client
+        self._patience = patience
+        self._on_wait = on_wait
+        self.requests = 0
+        """How many requests were sent."""
+
+    @classmethod
+    def connect(
+        cls,
+        kubeconfig: Path | None = None,
+        context: str | None = None,
+        *,
+        patience: float = _PATIENCE,
+        on_wait: Callable[[str], None] = lambda _: None,
+    ) -> Self:
+        """Read the kubeconfig (``KUBECONFIG``, ``~/.kube/config``, or a pod's account), and send nothing yet.
+
+        :raises KubeconfigError: there is none, it has no such context, or its credentials cannot be had.
+        """
+        configuration = Configuration()
+        try:
+            _load(configuration, kubeconfig, context)
+        except (ConfigException, OSError, ValueError) as error:
+            raise KubeconfigError(
+                f"the kubeconfig cannot be used: {error}",
+                hint="Try `kubectl config get-contexts`; name another with --kubeconfig or --context.",
+            ) from error
+        return cls(ApiClient(configuration), patience=patience, on_wait=on_wait)
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return str(self._client.configuration.host)
+
+    def close(self) -> None:
+        self._client.rest_client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- objects ----------------------------------------------------------------------------------------------------
+
+    def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Object | None:
+        """An object; None if there is none. :raises MissingKindError: the cluster has no such kind."""
+        return cast("Object | None", self._json("GET", kind.path(namespace, name), kind=kind, absent=True))
+
+    def list(
+        self,
+        kind: Kind,
+        *,
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> list[Object]:
+        """All objects, of a namespace or of all, with these labels and fields. Large lists come in pieces of 500.
+
+        :raises MissingKindError: the cluster has no such kind.
+        """
+        query = {"limit": "500"}
+        if labels:
+            query["labelSelector"] = _selector(labels)
+        if fields:
+            query["fieldSelector"] = _selector(fields)
+        found: list[Object] = []
+        while True:
+            page = cast("Object", self._json("GET", kind.path(namespace), query=query, kind=kind))
+            found += [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in page["items"]]
+            if not (following := page["metadata"].get("continue")):
+                return found
+            query["continue"] = following
+
+    def apply(self, thing: Object, *, dry_run: bool = False, force: bool = False) -> Object:
+        """Server-side apply, with strict validation of fields. :returns: the object as it is then.
+
+        :param force: take fields from other managers. :raises ConflictError: without it, one of them owns a field.
+        :raises ClusterRefusedError: the server refuses the object; ``causes`` says why.
+        """
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict", "force": str(force).lower()}
+        if dry_run:
+            query["dryRun"] = "All"
+        kind, metadata = kind_of(thing), thing["metadata"]
+        path = kind.path(metadata.get("namespace"), metadata["name"])
+        content = "application/apply-patch+yaml"
+        answer = self._json(
+            "PATCH", path, query=query, body=without_comments(thing), content=content, kind=kind, of=describe(thing)
+        )
+        return cast("Object", answer)
+
+    def patch(
+        self, kind: Kind, name: str, change: Any, *, namespace: str | None = None, subresource: str | None = None
+    ) -> Object:
+        """A JSON merge patch. :raises ClusterRefusedError: the server refuses it, or there is no such object."""
+        return cast(
+            "Object",
+            self._json(
+                "PATCH",
+                kind.path(namespace, name, subresource),
+                query={"fieldManager": FIELD_MANAGER},
+                body=change,
+                content="application/merge-patch+json",
+                kind=kind,
+                of=f"{kind} {name}",
+            ),
+        )
+
+    def delete(
+        self,
+        kind: Kind,
+        name: str,
+        *,
+        namespace: str | None = None,
+        propagation: Literal["Foreground", "Background"] = "Background",
+        uid: str | None = None,
+    ) -> bool:
+        """Delete an object. :param uid: only if it is this very one. :returns: whether there was one."""
+        options: Object = {"propagationPolicy": propagation}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        of = f"{kind} {name}"
+        return self._json("DELETE", kind.path(namespace, name), body=options, kind=kind, of=of, absent=True) is not None
+
+    # --- pods -------------------------------------------------------------------------------------------------------
+
+    def logs(
+        self,
+        pod: str,
+        *,
+        namespace: str,
+        container: str | None = None,
+        tail: int | None = None,
+        previous: bool = False,
+        since: int | None = None,
+        timestamps: bool = False,
+    ) -> str:
+        """What a container said, at most 1 MiB of it. :raises ClusterRefusedError: it cannot be had (yet)."""
+        query = self._log_query(container, tail=tail, since=since, timestamps=timestamps)
+        query |= {"previous": str(previous).lower(), "limitBytes": str(1 << 20)}
+        response = self._send("GET", POD.path(namespace, pod, "log"), query=query, of=f"the log of {pod}")
+        return response.data.decode(errors="replace")
+
+    def follow_logs(
+        self,
+        pod: str,
+        *,
+        namespace: str,
+        container: str | None = None,
+        tail: int | None = None,
+        since: int | None = None,
+        timestamps: bool = False,
+    ) -> Iterator[str]:
+        """Lines as they are said, until the container ends."""
+        query = self._log_query(container, tail=tail, since=since, timestamps=timestamps) | {"follow": "true"}
+        response = self._send("GET", POD.path(namespace, pod, "log"), query=query, of=f"the log of {pod}", endless=True)
+        yield from _lines(response)
+
+    def _log_query(
+        self, container: str | None, *, tail: int | None, since: int | None, timestamps: bool
+    ) -> dict[str, str]:
+        given = {"container": container, "tailLines": tail, "sinceSeconds": since}
+        query = {name: str(value) for name, value in given.items() if value is not None}
+        return query | ({"timestamps": "true"} if timestamps else {})
+
+    def watch(
+        self, kind: Kind, *, namespace: str, labels: Mapping[str, str] | None = None, seconds: float
+    ) -> Iterator[tuple[str, Object]]:
+        """Changes as they happen, for so many seconds at most: ``ADDED`` (first those that are there), ``MODIFIED`` or
+        ``DELETED``, and the object. It may end sooner: list again, and watch on.
+        """
+        query = {"watch": "true", "timeoutSeconds": str(max(1, round(seconds)))}
+        if labels:
+            query["labelSelector"] = _selector(labels)
+        response = self._send("GET", kind.path(namespace), query=query, kind=kind, of=f"{kind.plural}", endless=True)
+        for line in _lines(response):
+            change = json.loads(line)
+            if change["type"] not in {"ADDED", "MODIFIED", "DELETED"}:
+                return  # BOOKMARK was not asked for; ERROR: what was seen last is too old
+            yield change["type"], change["object"]
+
+    # --- the server -------------------------------------------------------------------------------------------------
+
+    def raw(self, path: str, *, of: str, query: Mapping[str, str] | None = None) -> Any:
+        """The JSON at a path such as ``/version``; None if there is nothing there."""
+        return self._json("GET", path, query=query, of=of, absent=True)
+
+    def post(self, path: str, body: Object, *, of: str) -> Object:
+        """Create, for reviews of access and the like, which are stored nowhere."""
+        return cast("Object", self._json("POST", path, body=body, of=of))
+
+    def version(self) -> tuple[int, int]:
+        """Major and minor version of the API server."""
+        told = self.raw("/version", of="the version") or {}
+        digits = ["".join(c for c in str(told.get(part, "0")) if c.isdigit()) or "0" for part in ("major", "minor")]
+        return int(digits[0]), int(digits[1])
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content: str = "application/json",
+        kind: Kind | None = None,
+        of: str | None = None,
+        absent: bool = False,
+    ) -> Any:
+        """:param absent: whether None is the answer where there is no such object."""
+        try:
+            response = self._send(method, path, query=query, body=body, content=content, kind=kind, of=of)
+        except ClusterRefusedError as error:
+            if absent and error.status == 404 and not isinstance(error, MissingKindError):
+                return None
+            raise
+        return json.loads(response.data)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content: str = "application/json",
+        kind: Kind | None = None,
+        of: str | None = None,
+        endless: bool = False,
+    ) -> urllib3.BaseHTTPResponse:
+        """:param endless: the answer is a stream, and silence is none of its faults."""
+        what = of or path
+        until = time.monotonic() + self._patience
+        pause, waiting = _FIRST_PAUSE, False
+        while True:
+            try:
+                response = self._once(
+                    method,
+                    path,
+                    query=query,
+                    body=body,
+                    content=content,
+                    timeout=(_TIMEOUT[0], None) if endless else _TIMEOUT,
+                )
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                trouble = f"the cluster at {self.server} cannot be reached ({_cause(error)})"
+                fatal = isinstance(error, urllib3.exceptions.MaxRetryError) and isinstance(
+                    error.reason, urllib3.exceptions.SSLError
+                )
+            else:
+                if response.status < 400:
+                    return response
+                refusal = _refusal(response, what, kind)
+                if response.status not in _PASSING or (response.status == 500 and not _is_passing(refusal.message)):
+                    raise refusal
+                trouble, fatal = f"the cluster at {self.server} is not ready ({refusal.message})", False
+            if fatal or time.monotonic() + pause > until:
+                raise UnavailableError(trouble, hint="Is it up, and can this machine reach it? Try `kubectl version`.")
+            if not waiting:
+                waiting = True
+                self._on_wait(trouble)
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _once(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        body: Any,
+        content: str,
+        timeout: tuple[float, float | None],
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {"Accept": "application/json", "User-Agent": "sealserve"}
+        if body is not None:
+            headers["Content-Type"] = content
+        try:
+            # Runs the kubeconfig's program for credentials again, if they expired.
+            self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        except (ApiException, ConfigException) as error:
+            raise KubeconfigError(f"no credentials for the cluster: {error}") from error
+        self.requests += 1
+        url = self.server.rstrip("/") + path + (f"?{urlencode(query)}" if query else "")
+        response = self._client.rest_client.pool_manager.request(
+            method,
+            url,
+            body=None if body is None else json.dumps(body).encode(),
+            headers=headers,
+            timeout=urllib3.Timeout(connect=timeout[0], read=timeout[1]),
+            retries=False,
+            preload_content=False,
+        )
+        if timeout[1] is not None or response.status >= 400:
+            response.read(cache_content=True)  # here, so that a connection that breaks now is a request that failed
+            response.release_conn()
+        return response
+
+
+def _load(configuration: Configuration, kubeconfig: Path | None, context: str | None) -> None:
+    try:
+        load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=None if kubeconfig is None else str(kubeconfig),
+            context=context,
+            client_configuration=configuration,
+            persist_config=False,
+        )
+    except ConfigException:
+        if kubeconfig is not None or context is not None:
+            raise
+        try:
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except ConfigException:
+            raise ConfigException("there is none (KUBECONFIG, ~/.kube/config)") from None
+
+
+def _selector(wanted: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in wanted.items())
+
+
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[str]:
+    rest = b""
+    try:
+        for piece in response.stream(1 << 16):
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+        if rest:
+            yield rest.decode(errors="replace")
+    except urllib3.exceptions.HTTPError:
+        return  # the server went away: whoever needs more asks again
+    finally:
+        response.close()
+
+
+def _refusal(response: urllib3.BaseHTTPResponse, what: str, kind: Kind | None) -> ClusterRefusedError:
+    try:
+        status = json.loads(response.data)
+        details = status.get("details") or {}
+        message = str(status.get("message") or status.get("reason"))
+    except (ValueError, AttributeError):
+        details, message = {}, response.data[:200].decode(errors="replace").strip()
+    message = message or f"HTTP {response.status}"
+    causes = tuple(
+        ": ".join(filter(None, (cause.get("field"), cause.get("message")))) for cause in details.get("causes") or ()
+    )[:_CAUSES_TOLD]
+    if response.status in (401, 403) and "violates PodSecurity" not in message:
+        return ForbiddenError(
+            f"the cluster does not permit {what}: {message}",
+            status=response.status,
+            causes=causes,
+            hint="Ask whoever runs the cluster for this permission, or use another account (--context).",
+        )
+    if response.status == 404 and kind is not None and not details.get("name"):
+        brings = kind.comes_with or "a newer Kubernetes"
+        return MissingKindError(
+            f"the cluster does not know the kind {kind} ({kind.api_version})",
+            status=404,
+            hint=f"It comes with {brings}.",
+        )
+    error: type[ClusterRefusedError] = ConflictError if response.status == 409 else ClusterRefusedError
+    return error(f"the cluster refuses {what}: {message}", status=response.status, causes=causes)
+
+
+def _is_passing(message: str) -> bool:
+    """Whether an internal error is one that goes by: of etcd, or of a webhook that does not answer."""
+    return any(word in message for word in ("etcdserver", "connection refused", "timeout", "timed out", "EOF"))
+
+
+def _cause(error: BaseException) -> str:
+    reason = getattr(error, "reason", None) or error
+    return (
+        error.message if isinstance(error, SealserveError) else str(reason).rpartition(": ")[2] or type(reason).__name__
+    )

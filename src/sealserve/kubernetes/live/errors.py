@@ -1,0 +1,33 @@
+"""What an API server can say no to."""
+
+from __future__ import annotations
+
+from sealserve.errors import ConfigurationError, InputError
+
+
+class ClusterRefusedError(InputError):
+    """The API server understood a request, and refuses it.
+
+    :param status: HTTP status. :param causes: what it objects to, field by field, if it says so.
+    """
+
+    def __init__(self, message: str, *, status: int, causes: tuple[str, ...] = (), hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.causes = causes
+
+
+class ForbiddenError(ClusterRefusedError):
+    """Whoever the kubeconfig names may not do this, or is not known to the cluster."""
+
+
+class ConflictError(ClusterRefusedError):
+    """Another field manager owns a field that would be changed, or the object changed meanwhile."""
+
+
+class MissingKindError(ClusterRefusedError):
+    """The cluster has no such kind of object: its CustomResourceDefinition is not installed, or it is too old."""
+
+
+class KubeconfigError(ConfigurationError):
+    """There is no kubeconfig, no such context in it, or its credentials cannot be had."""
