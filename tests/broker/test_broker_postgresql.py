@@ -7,6 +7,7 @@ import pwd
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -32,9 +33,13 @@ def find(program: str) -> str | None:
 
 
 class Server:
-    """A PostgreSQL of these tests' own, on a socket in a directory."""
+    """A PostgreSQL of these tests' own, on a socket in a directory.
 
-    def __init__(self, directory: Path) -> None:
+    :param listen: an address of this machine where it is to listen as well, at :attr:`port`, for anybody.
+    """
+
+    def __init__(self, directory: Path, *, listen: str = "") -> None:
+        self.listen, self.port = listen, 5432
         initdb, self.postgres, psql = find("initdb"), find("postgres"), find("psql")
         if not (initdb and self.postgres and psql):
             pytest.skip("PostgreSQL (initdb, postgres, psql) is not installed")
@@ -49,22 +54,32 @@ class Server:
                 pytest.skip("PostgreSQL does not run as root, and there is no user for it")
             shutil.chown(directory, self.user)
         self._run(initdb, "-D", self.data, "-U", "broker", "-A", "trust", "-N", "-E", "UTF8", "--locale=C")
+        if listen:
+            with socket.create_server((listen, 0)) as listener:
+                self.port = int(listener.getsockname()[1])
+            with (self.data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all all trust\n")
         self.start()
 
     def start(self) -> None:
         assert self.postgres
+        where = ("-k", self.directory, "-p", str(self.port), "-c", f"listen_addresses={self.listen}")
         self.popen = subprocess.Popen(
-            [self.postgres, "-D", self.data, "-k", self.directory, "-c", "listen_addresses="],
+            [self.postgres, "-D", self.data, *where],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             user=self.user,
             cwd=self.directory,
         )
         for _ in range(300):
-            if self._run(self.psql, "-h", self.directory, "-U", "broker", "-c", "", "postgres", check=False) == 0:
+            if self._run(self.psql, *self._socket, "-c", "", "postgres", check=False) == 0:
                 return
             time.sleep(0.1)
         pytest.fail("PostgreSQL did not start")
+
+    @property
+    def _socket(self) -> tuple[object, ...]:
+        return ("-h", self.directory, "-p", self.port, "-U", "broker")
 
     def stop(self, number: int = signal.SIGINT) -> None:
         self.popen.send_signal(number)
@@ -76,7 +91,7 @@ class Server:
         return f"postgresql://broker@/{name}?host={self.directory}"
 
     def sql(self, statement: str, database: str) -> None:
-        arguments = ("-v", "ON_ERROR_STOP=1", "-h", self.directory, "-U", "broker", "-q", "-c", statement, database)
+        arguments = ("-v", "ON_ERROR_STOP=1", *self._socket, "-q", "-c", statement, database)
         assert self._run(self.psql, *arguments) == 0
 
     def _run(self, *command: object, check: bool = True) -> int:

@@ -11,8 +11,8 @@ import pytest
 from cluster.cluster import Cluster
 from cluster.needs import UnfitError
 
-# The model is the local cluster's, and renderings of every kind are those of their quick tests.
-for _room in ("local", "kubernetes"):
+# The model is the local cluster's, renderings of every kind are those of their quick tests, PostgreSQL is the broker's.
+for _room in ("local", "kubernetes", "broker"):
     sys.path.append(str(Path(__file__).parent.parent / _room))
 
 

@@ -5,3 +5,5 @@ from pathlib import Path
 
 # The model is the local cluster's.
 sys.path.append(str(Path(__file__).parent.parent / "local"))
+# A PostgreSQL is the brokers' tests.
+sys.path.append(str(Path(__file__).parent.parent / "broker"))

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from sealserve.deploy.doctor import Report
-
-_MARKS = {"ok": ("✓", "green"), "note": ("-", "dim"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
 
 
 @click.command(short_help="Say what this machine has and lacks for SGX and TDX.")
@@ -49,6 +43,7 @@ def doctor(
     cannot run here or cannot be attested, and 0 otherwise: also on a machine without SGX and TDX, unless --tee,
     --cloud or the deployment asks for them.
     """
+    from sealserve.cli.findings_display import show_findings
     from sealserve.deploy import load_deployment
     from sealserve.deploy.clouds import load_profile
     from sealserve.deploy.doctor import Machine, examine
@@ -64,25 +59,5 @@ def doctor(
     if as_json:
         click.echo(json.dumps(report.as_dict()))
     else:
-        _show(report)
+        show_findings(report.findings, works=report.works)
     return 0 if report.ready else MachineError.exit_code
-
-
-def _show(report: Report) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    from sealserve.cli.evidence_display import Page
-    from sealserve.logs import printable
-
-    page = Page(Console(highlight=False))
-    for finding in report.findings:
-        mark, style = _MARKS[finding.level]
-        page.prose(f"{finding.check}: {finding.text}", indent="  ", first=Text(f"{mark} ", style))
-        if finding.mend and finding.mend.endswith("."):
-            page.prose(finding.mend, indent="    ", style="cyan")
-        elif finding.mend:
-            click.secho(f"    {printable(finding.mend)}", fg="cyan")  # whole, to be copied
-    page.title("What works here")
-    for line in report.works:
-        page.prose(line, indent="  ", first=Text("- "))

@@ -9,12 +9,19 @@ import click
 
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
+from sealserve.cli.kubernetes_brokers import render_brokers
+from sealserve.cli.kubernetes_dns import dns
+from sealserve.cli.kubernetes_doctor import doctor
 from sealserve.logs import printable
 
 
 @click.group()
 def k8s() -> None:
     """Describe a deployment to a Kubernetes cluster."""
+
+
+for command in (doctor, dns, render_brokers):
+    k8s.add_command(command)
 
 
 @k8s.command(short_help="Write a deployment's objects as YAML.")

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from sealserve.addresses import Address, is_dns_name
 from sealserve.configuration import SettingError, Settings, load_yaml
 from sealserve.deploy.clouds import load_profile
-from sealserve.deploy.field_types import AddressText, PathText
+from sealserve.deploy.field_types import AddressText, DatabaseText, PathText
 from sealserve.deploy.image_section import ImageSection
 from sealserve.deploy.kubernetes_section import KubernetesSection
 from sealserve.errors import ConfigurationError, InputError
@@ -150,6 +150,12 @@ class BrokerSection(Settings):
     listen: AddressText = Field(
         default=Address("127.0.0.1", 4433),
         description="Address and port of the key broker. Port 0 takes any free one.",
+    )
+    store: DatabaseText | None = Field(
+        default=None,
+        description="A PostgreSQL database, empty at first, for what key brokers go by, where several share it. Its "
+        "password is not in the URL: passfile=PATH in it names a file. A file in `state` if not given.",
+        examples=["postgresql://broker@db.example/keys?sslmode=verify-full&passfile=/home/olga/.pgpass"],
     )
 
 

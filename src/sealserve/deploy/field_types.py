@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from sealserve.addresses import Address, parse_address
 from sealserve.errors import InputError
@@ -25,6 +26,22 @@ def _given(value: Any) -> Any:
         raise ValueError("must not be empty")
     return value
 
+
+def _is_database(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        known = url.scheme in {"postgresql", "postgres"} and bool(url.path.strip("/")) and url.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError("must be postgresql://USER@HOST/DATABASE")
+    if url.password is not None or "password" in parse_qs(url.query):
+        raise ValueError("must hold no password: that is in a file of its own (see .pgpass), or a certificate's matter")
+    return value
+
+
+DatabaseText = Annotated[str, AfterValidator(_is_database)]
+"""URL of a PostgreSQL database, without a password."""
 
 PathText = Annotated[Path, BeforeValidator(_given)]
 AddressText = Annotated[Address, BeforeValidator(_address), PlainSerializer(str)]

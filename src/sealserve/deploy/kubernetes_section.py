@@ -9,13 +9,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sealserve.addresses import is_dns_name
 from sealserve.configuration import SettingError, Settings
-from sealserve.deploy.field_types import AddressText
+from sealserve.deploy.field_types import AddressText, DatabaseText
 from sealserve.deploy.image_section import is_pinned
 
 EdgeKind = Literal["nginx", "gateway", "transport-server", "node-port"]
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _CLEAN_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_SECRET_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}")
 _MEMORY = re.compile(r"[1-9]\d{0,6}(Mi|Gi)")
 _CPU = re.compile(r"[1-9]\d{0,3}|[1-9]\d{1,5}m")
 
@@ -160,6 +161,56 @@ class AutoscalingSection(Settings):
         return self
 
 
+class DatabaseSection(Settings):
+    url: DatabaseText = Field(
+        description="PostgreSQL as the brokers' pods reach it. It is what `sealserve prepare` filled by broker.store, "
+        "which may call it by another name.",
+        examples=["postgresql://broker@db.keys.svc/keys?sslmode=verify-full"],
+    )
+    secret: Name | None = Field(
+        default=None, description="A Secret in the brokers' namespace with the password's file and the authority."
+    )
+    password: str | None = Field(
+        default=None, description="In that Secret, the key of a password file (.pgpass).", examples=["pgpass"]
+    )
+    authority: str | None = Field(
+        default=None,
+        description="In that Secret, the key of the certificate authority of the database, PEM.",
+        examples=["ca.crt"],
+    )
+
+    @model_validator(mode="after")
+    def _keys_need_a_secret(self) -> Self:
+        if self.secret is None and (self.password or self.authority):
+            raise SettingError(("secret",), "is needed with password and authority: they are keys in it")
+        if self.secret is not None and not (self.password or self.authority):
+            raise SettingError(("secret",), "needs password, authority or both: keys in it")
+        for name in (self.password, self.authority):
+            if name is not None and not _SECRET_KEY.fullmatch(name):
+                raise ValueError("password and authority are keys of a Secret: letters, digits, '-', '_' and '.'")
+        return self
+
+
+class KeyBrokersSection(Settings):
+    image: Pinned = Field(description="The image of `sealserve image render broker`, pinned by digest.")
+    namespace: Label | None = Field(
+        default=None,
+        description="Their namespace, which is made; in this cluster or another. Not the replicas': who may read "
+        "Secrets there has the keys. NAME-keys if not given.",
+    )
+    count: int = Field(default=2, ge=1, le=16, description="How many brokers run.")
+    database: DatabaseSection = Field(description="The PostgreSQL database that they share.")
+    service: Literal["ClusterIP", "LoadBalancer"] = Field(
+        default="ClusterIP",
+        description="How replicas reach them. ClusterIP: from this cluster, by the name NAME-broker.NAMESPACE.svc. "
+        "LoadBalancer: from others too, by a name that is in image.brokers.",
+    )
+    admin_namespace: Label | None = Field(
+        default=None,
+        description="The namespace whose pods may reach administration and metrics, such as Prometheus's.",
+    )
+
+
 class KubernetesSection(Settings):
     image: Pinned = Field(
         description="The image of the replicas, pinned by digest: what `sealserve image` signed, for tee: sgx; for "
@@ -175,6 +226,10 @@ class KubernetesSection(Settings):
         description="IP address or DNS name, and port, of a key broker outside of the cluster. It gets the name "
         "NAME-broker.NAMESPACE.svc inside, which image.brokers then has to have. Not needed where image.brokers are "
         "names that the cluster's DNS knows.",
+    )
+    brokers: KeyBrokersSection | None = Field(
+        default=None,
+        description="Key brokers in a cluster, for `sealserve k8s render-brokers`. Who rules it has the keys.",
     )
     resources: ResourcesSection = Field(default=ResourcesSection(), description="What replicas ask of their node.")
     autoscaling: AutoscalingSection | None = Field(

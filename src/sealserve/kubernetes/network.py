@@ -13,7 +13,7 @@ from sealserve.kubernetes.edges import callers
 from sealserve.kubernetes.plan import Plan
 from sealserve.kubernetes.yaml_text import Comment, Object
 
-_DNS = {
+DNS = {
     Comment("DNS. To any address: on some clusters a cache on the node answers, on others pods of kube-system."): None,
     "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
 }
@@ -29,11 +29,11 @@ def network_policies(plan: Plan) -> list[Object]:
             Comment("Connections by a node's port may carry any address, the client's or a node's."): None,
             **allowed,
         }
-    policies = [_policy(plan, plan.replica, "replica", ingress=allowed, egress=[*_to_brokers(plan), _DNS])]
+    policies = [_policy(plan, plan.replica, "replica", ingress=allowed, egress=[*_to_brokers(plan), DNS])]
     if plan.section.edge.kind == "nginx":
         to_replicas = {"to": [{"podSelector": {"matchLabels": plan.labels("replica")}}], "ports": _ports(plan)}
         everybody = {Comment("Clients may come from anywhere."): None, "ports": _ports(plan)}
-        policies.append(_policy(plan, plan.edge, "edge", ingress=everybody, egress=[to_replicas, _DNS]))
+        policies.append(_policy(plan, plan.edge, "edge", ingress=everybody, egress=[to_replicas, DNS]))
     return policies
 
 
@@ -94,14 +94,24 @@ def _to_brokers(plan: Plan) -> list[Object]:
     rules: list[Object] = []
     for address in dict.fromkeys(addresses):
         ports = [{"protocol": "TCP", "port": address.port}]
-        if (version := _ip_version(address.host)) is None:
-            rules.append(
-                {Comment(f"The key broker {address.host}: policies know addresses only."): None, "ports": ports}
-            )
+        if plan.keys_namespace is not None and address.host.startswith(f"{plan.broker_service}.{plan.keys_namespace}."):
+            pods = {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": plan.keys_namespace}},
+                "podSelector": {"matchLabels": plan.labels("key-broker")},
+            }
+            rules.append({Comment("The key brokers."): None, "to": [pods], "ports": ports})
         else:
-            block = {"cidr": f"{address.host}/{32 if version == 4 else 128}"}
-            rules.append({Comment("The key broker."): None, "to": [{"ipBlock": block}], "ports": ports})
+            rules.append(allow_to("The key broker", address))
     return rules
+
+
+def allow_to(what: str, address: Address) -> Object:
+    """A rule of egress to one address, or to any where it has a name. :param what: is there, for people."""
+    ports = [{"protocol": "TCP", "port": address.port}]
+    if (version := _ip_version(address.host)) is None:
+        return {Comment(f"{what} {address.host}: policies know addresses only."): None, "ports": ports}
+    block = {"cidr": f"{address.host}/{32 if version == 4 else 128}"}
+    return {Comment(f"{what}."): None, "to": [{"ipBlock": block}], "ports": ports}
 
 
 def _others(plan: Plan) -> list[Address]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sealserve.addresses import Address
 from sealserve.deploy import Deployment
+from sealserve.deploy.images.dockerfile import BROKER_PORT
 from sealserve.deploy.images.layout import GRPC_PORT, REST_PORT
 from sealserve.deploy.images.programs import brokers_of
 from sealserve.deploy.kubernetes_section import KubernetesSection
@@ -65,6 +66,12 @@ class Plan:
     @property
     def broker_service(self) -> str:
         return f"{self.name}-broker"
+
+    @property
+    def keys_namespace(self) -> str | None:
+        """The namespace of key brokers in a cluster, if there are to be some."""
+        brokers = self.section.brokers
+        return None if brokers is None else brokers.namespace or f"{self.name}-keys"
 
     @property
     def unmodified(self) -> bool:
@@ -140,6 +147,24 @@ def check(deployment: Deployment) -> KubernetesSection:
 
 def _check_brokers(deployment: Deployment, section: KubernetesSection) -> None:
     addresses = brokers_of(deployment)
+    if section.brokers is not None and section.brokers.service == "ClusterIP":
+        keys = section.brokers.namespace or f"{deployment.name}-keys"
+        if keys == (section.namespace or deployment.name):
+            raise ConfigurationError(
+                f"kubernetes.brokers.namespace: {keys} is the replicas', and who may read its Secrets would have the "
+                "keys",
+                hint="Give the key brokers a namespace of their own.",
+            )
+        service = f"{deployment.name}-broker.{keys}.svc"
+        if not any(
+            address.host in {service, f"{service}.cluster.local"} and address.port == BROKER_PORT
+            for address in addresses
+        ):
+            raise ConfigurationError(
+                f"kubernetes.brokers are called {service} in the cluster, and image.brokers does not have that name",
+                hint=f"Set image.brokers: ['{service}:{BROKER_PORT}'] and run `sealserve prepare`, so that the "
+                "brokers' certificate has the name too.",
+            )
     if section.broker is not None:
         namespace = section.namespace or deployment.name
         service = f"{deployment.name}-broker.{namespace}.svc"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,9 @@ from sealserve.kubernetes.tee import platform_secret, tee_parts, tls_secret
 from sealserve.kubernetes.yaml_text import Comment, Object, to_yaml
 
 KUSTOMIZATION: Final = "kustomization.yaml"
-_MARK: Final = "# Rendered by sealserve"
+RENDERED: Final = "Rendered by sealserve"
+"""How files begin, after the sign of a comment."""
+
 _MIB = 1 << 20
 _OUTSIDE_OF_ENCLAVE = "1Gi"  # Gramine's own part of the process, and files on their way in
 
@@ -59,18 +62,42 @@ def render_kubernetes(deployment_file: Path, output: Path, *, model_size: int | 
     """
     deployment = load_deployment(deployment_file)
     section = check(deployment)
-    require_replaceable(output, lambda: _written(output))
+    require_replaceable(output, lambda: written_earlier(output))
     plan = _plan(deployment, section, model_size=model_size)
     files = render_files(plan)
     write_directory(output, files)
-    return Rendered(output, plan.namespace, tuple(sorted(files)), tuple(_warnings(plan)), tuple(_steps(plan, output)))
+    return Rendered(
+        output, plan.namespace, tuple(sorted(files)), tuple(warnings_about(plan)), tuple(_steps(plan, output))
+    )
+
+
+def plan_deployment(deployment_file: Path, *, model_size: int | None = None) -> Plan:
+    """What is known of the deployment before its objects are made; parameters and errors as above."""
+    deployment = load_deployment(deployment_file)
+    return _plan(deployment, check(deployment), model_size=model_size)
 
 
 def render_files(plan: Plan) -> dict[str, str]:
     """The files, by name."""
+    return with_kustomization(objects_by_file(plan), title=_title(plan))
+
+
+def with_kustomization(contents: Mapping[str, list[Object]], *, title: str) -> dict[str, str]:
+    """The text of files and of a kustomization that names them."""
+    files = {name: to_yaml(objects, title=title) for name, objects in contents.items()}
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": list(contents),
+    }
+    return files | {KUSTOMIZATION: to_yaml([kustomization], title=title)}
+
+
+def objects_by_file(plan: Plan) -> dict[str, list[Object]]:
+    """All objects but those with secrets in them, by the file that they are written to. The namespace is the first."""
     parts = tee_parts(plan)
     contents: dict[str, list[Object]] = {
-        "namespace.yaml": [_namespace(plan)],
+        "namespace.yaml": [namespace_object(plan)],
         "replica.yaml": [
             service_account(plan, plan.replica, "replica"),
             *replica_objects(plan, parts),
@@ -81,21 +108,11 @@ def render_files(plan: Plan) -> dict[str, str]:
         "broker.yaml": broker_service(plan),
         "network-policy.yaml": network_policies(plan),
     }
-    contents = {name: objects for name, objects in contents.items() if objects}
-    files = {name: to_yaml(objects, title=_title(plan)) for name, objects in contents.items()}
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": list(contents),
-    }
-    return files | {KUSTOMIZATION: to_yaml([kustomization], title=_title(plan))}
+    return {name: objects for name, objects in contents.items() if objects}
 
 
 def _title(plan: Plan) -> str:
-    text = (
-        f"{_MARK.removeprefix('# ')} {__version__} (`sealserve k8s render`): change deployment.yaml and render it "
-        "again."
-    )
+    text = f"{RENDERED} {__version__} (`sealserve k8s render`): change deployment.yaml and render it again."
     if plan.deployment.tee == "simulated":
         text += (
             " SIMULATED: replicas are ordinary processes, whose evidence is under a root of its own. Everybody who "
@@ -104,7 +121,8 @@ def _title(plan: Plan) -> str:
     return text
 
 
-def _namespace(plan: Plan) -> Object:
+def namespace_object(plan: Plan) -> Object:
+    """The namespace, under the *restricted* Pod Security Standard."""
     labels: Object = dict(plan.all_labels("namespace"))
     labels[Comment("No pod here is privileged, root, or near the node: Kubernetes refuses those that ask for it.")] = (
         None
@@ -134,11 +152,12 @@ def _plan(deployment: Deployment, section: KubernetesSection, *, model_size: int
         memory=memory,
         cpu=cpu,
         enclave=sizes.size if sgx and sizes is not None else None,
-        broker_ca=None if sgx else _broker_ca(deployment),
+        broker_ca=None if sgx else broker_authority(deployment),
     )
 
 
-def _broker_ca(deployment: Deployment) -> str:
+def broker_authority(deployment: Deployment) -> str:
+    """Certificate authority of the key brokers, PEM. :raises InputError: there is none here."""
     path = deployment.image.broker_ca or deployment.state / "owner" / "ca.pem"
     if not path.is_file():
         raise InputError(
@@ -151,16 +170,17 @@ def _broker_ca(deployment: Deployment) -> str:
         raise ConfigurationError(f"{path} is no certificate in PEM", hint="image.broker_ca names the file.") from None
 
 
-def _written(output: Path) -> set[str]:
+def written_earlier(output: Path) -> set[str]:
     """The files that an earlier rendering wrote, by its kustomization; none if it is not one of ours."""
     try:
         text = read_file(output / KUSTOMIZATION).decode()
-        return {KUSTOMIZATION, *yaml.safe_load(text)["resources"]} if text.startswith(_MARK) else set()
+        return {KUSTOMIZATION, *yaml.safe_load(text)["resources"]} if text.startswith(f"# {RENDERED}") else set()
     except (InputError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return set()
 
 
-def _warnings(plan: Plan) -> list[str]:
+def warnings_about(plan: Plan) -> list[str]:
+    """What should be known before the objects are applied."""
     warnings = []
     if plan.deployment.tee == "simulated":
         warnings.append("SIMULATED: these replicas protect nothing from the cluster that they run in.")

@@ -41,8 +41,11 @@ class PreparedModel:
     newly_sealed: bool
 
 
-def write_broker_configuration(layout: Layout, *, broker: Address) -> None:
-    """``broker.yaml``, for a broker that listens at ``broker``."""
+def write_broker_configuration(layout: Layout, *, broker: Address, store: str | None = None) -> None:
+    """``broker.yaml``, for a broker that listens at ``broker``.
+
+    :param store: URL of a database for the store; it is a file if not given.
+    """
     write_yaml(
         layout.broker_configuration,
         "The key broker.",
@@ -50,7 +53,7 @@ def write_broker_configuration(layout: Layout, *, broker: Address) -> None:
             "listen": str(broker),
             "certificate": layout.broker_certificate.name,
             "private_key": layout.broker_key.name,
-            "store": layout.store.name,
+            "store": store or layout.store.name,
             "master_key": layout.master_key.name,
         },
     )

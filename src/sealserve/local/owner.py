@@ -88,7 +88,7 @@ def _policy(deployment: Deployment, layout: Layout) -> PolicyDocument | None:
 
 def _let_in(deployment: Deployment, layout: Layout, model: PreparedModel, policy: PolicyDocument) -> None:
     threads = deployment.replicas.threads
-    write_broker_configuration(layout, broker=deployment.broker.listen)
+    write_broker_configuration(layout, broker=deployment.broker.listen, store=deployment.broker.store)
     fill_store(deployment, layout, model, threads=ASSUMED_THREADS if threads == "auto" else threads)
     text = policy.model_copy(update={"models": (model.digest,)}).to_yaml()
     comment = "Which replicas a client sends its data to, and which model they have to serve. Written by sealserve."

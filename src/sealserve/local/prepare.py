@@ -269,12 +269,14 @@ def prepare_policies(
         "collateral": "../platform/simulated/collateral.json",
         "enclaves": [{"mrenclave": enclave.mrenclave.hex()}],
     }
-    write_yaml(layout.replica_policy, "Which enclaves get the model's key.", policy)
+    # The store has the path as it is made of these two: in a broker's pod only one without dots can be mounted.
+    where = {"collateral": str(layout.simulated_platform / "collateral.json")}
+    write_yaml(layout.replica_policy, "Which enclaves get the model's key.", policy | where)
     write_yaml(
         layout.client_policy,
         "Which enclaves a client sends its data to, and which model they have to serve.",
         policy | {"trust_root": layout.client_trust_root.name, "models": [model.digest.hex()]},
     )
-    write_broker_configuration(layout, broker=broker)
+    write_broker_configuration(layout, broker=broker, store=deployment.broker.store)
     fill_store(deployment, layout, model, threads=deployment.replicas.threads_each)
     return enclave

@@ -1,0 +1,44 @@
+"""What the commands of ``sealserve k8s`` that work on a cluster share: which one, and how it is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sealserve.cli.failures import say
+
+if TYPE_CHECKING:
+    from sealserve.kubernetes.live.api import Cluster
+
+
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say which cluster; the command gets ``kubeconfig`` and ``context``, for :func:`connect`."""
+    options = (
+        click.option(
+            "--kubeconfig",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="How to reach the cluster; KUBECONFIG or ~/.kube/config if not given.",
+        ),
+        click.option("--context", metavar="NAME", help="One of the kubeconfig's contexts; the current one otherwise."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def connect(kubeconfig: Path | None, context: str | None) -> Cluster:
+    """A connection to that cluster; when its API server has to be waited for, that is said on standard error.
+
+    Nothing is sent yet.
+
+    :raises KubeconfigError: there is no kubeconfig, no such context in it, or its credentials cannot be had.
+    """
+    from sealserve.kubernetes.live.api import Cluster
+
+    def on_wait(reason: str) -> None:
+        say("note", "cyan", f"waiting for the API server: {reason}")
+
+    return Cluster.connect(kubeconfig, context, on_wait=on_wait)
