@@ -265,6 +265,32 @@ def test_a_failure_is_logged_when_it_begins(
     assert [record.message for record in caplog.records].count("broker-failed") == 2
 
 
+def test_a_broker_that_is_known_to_be_away_is_asked_once_in_two_to_five_seconds(
+    place: Place, identity: TlsIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 30:
+            raise TimeoutError
+
+    monkeypatch.setattr(client.asyncio, "sleep", sleep)
+    with pytest.raises(BrokersUnavailableError):
+        asyncio.run(
+            request_grant(
+                [f"localhost:{free_port()}"],
+                ca_pem=place.authority.pem,
+                identity=identity,
+                attester=place.attester(),
+                deployment="digits",
+                failures={"localhost:1": "cannot connect"},
+            )
+        )
+    assert all(2 <= pause <= 5 for pause in pauses)
+    assert len(set(pauses)) == 30
+
+
 def test_a_grant_that_nobody_gets_is_wiped(
     place: Place, identity: TlsIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,6 @@ import yaml
 from kubernetes_cases import REPLICA, objects_in, of_kind
 from small_model import write_doubling_model
 
-from sealserve.deploy.images.layout import MAX_CONNECTION_AGE
 from sealserve.kubernetes import render_kubernetes
 from sealserve.local.owner import prepare_owner
 
@@ -118,7 +117,6 @@ def test_a_rendered_pod_becomes_ready_and_ends_in_good_order(tmp_path: Path) -> 
         "0.0.0.0:8500": f"127.0.0.1:{grpc}",
         "0.0.0.0:8501": f"127.0.0.1:{rest}",
         f"photos-broker.photos.svc:{broker}": f"127.0.0.1:{broker}",
-        str(MAX_CONNECTION_AGE): "2",  # seconds, for the test's sake
     }
     secret = {f"/platform-secret/{path.name}": str(path) for path in (platform / "simulated" / "machine").iterdir()}
     for word in secret.values():
@@ -127,6 +125,7 @@ def test_a_rendered_pod_becomes_ready_and_ends_in_good_order(tmp_path: Path) -> 
         [(here | secret).get(word, word) for word in pod["initContainers"][0]["command"]], check=True, timeout=20
     )
     arguments = [here.get(word, word) for word in pod["containers"][0]["args"]]
+    assert "--max-connection-age" in arguments
     broker_file = str(tmp_path / ".sealserve" / "owner" / "broker.yaml")
     with (
         _running("broker", "run", "-f", broker_file, log=tmp_path / "broker.log"),

@@ -115,7 +115,8 @@ async def request_grant(
     :param keys: names of the keys wanted; all of the grant if empty.
     :param timeout: seconds for everything, pauses included.
     :param failures: what went wrong last with each broker. Whoever asks again and again gives the same mapping each
-        time, so that a failure is logged when it begins and not with every attempt.
+        time, so that a failure is logged when it begins and not with every attempt, and brokers that are away are not
+        asked in a hurry each time.
     :returns: a grant, which the caller has to wipe.
     :raises GrantRefusedError: a broker refused; it is final.
     :raises ServerNotTrustedError: no broker that answers has a certificate of the authority.
@@ -165,7 +166,7 @@ def fetch_grant(
 
 
 async def _ask_all(addresses: Sequence[Address], question: _Question, failures: MutableMapping[str, str]) -> Grant:
-    pause = _FIRST_PAUSE
+    pause = _LONGEST_PAUSE if failures else _FIRST_PAUSE
     while True:
         untrusted: list[ServerNotTrustedError] = []
         for address in addresses:
@@ -183,8 +184,9 @@ async def _ask_all(addresses: Sequence[Address], question: _Question, failures: 
                 return grant
         if len(untrusted) == len(addresses):
             raise untrusted[0]  # every one answered, and waiting does not change a certificate
-        # Full jitter: replicas that start together do not come back together.
-        await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - spreads load, keeps no secret
+        # Replicas that start together do not come back together, and hundreds of them do not bury a broker that comes
+        # back: each asks it once in two to five seconds.
+        await asyncio.sleep(random.uniform(0.4, 1) * pause)  # noqa: S311 - spreads load, keeps no secret
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 

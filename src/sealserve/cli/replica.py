@@ -36,6 +36,11 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--server-name", required=True, help="DNS name in the certificate, by which the gateway routes.")
 @click.option("--broker-timeout", default=30.0, show_default=True, help="Seconds to keep trying to reach a broker.")
+@click.option(
+    "--keep-asking",
+    is_flag=True,
+    help="At start, wait for a broker that is away and ask one again that refuses, instead of ending. For clusters.",
+)
 @click.option("--stop-grace", default=10.0, show_default=True, help="Seconds for requests in flight after SIGTERM.")
 @click.option(
     "--most-threads", type=click.IntRange(min=1), help="Refuse a grant that has more threads compute. Measured."
@@ -44,7 +49,7 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     "--max-connection-age",
     type=click.FloatRange(min=1),
     metavar="SECONDS",
-    help="After how long a gRPC connection is closed in good order, so that its client comes to newer replicas too.",
+    help="After how long a connection is closed in good order, so that its client comes to newer replicas too.",
 )
 @click.option("--json-logs", is_flag=True, help="Log as JSON lines.")
 def replica(
@@ -60,6 +65,7 @@ def replica(
     platform: Path | None,
     server_name: str,
     broker_timeout: float,
+    keep_asking: bool,
     stop_grace: float,
     most_threads: int | None,
     max_connection_age: float | None,
@@ -83,6 +89,7 @@ def replica(
             platform=platform,
             server_name=server_name,
             broker_timeout=broker_timeout,
+            keep_asking=keep_asking,
             stop_grace=stop_grace,
             max_connection_age=max_connection_age,
             rest_listen=rest_listen,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sealserve.broker.client import Grant, request_grant
 from sealserve.enclave.attestation import AttestationService
 from sealserve.enclave.attesters import create_attester
+from sealserve.enclave.first_grant import ROUND_SECONDS, ask_until_granted
 from sealserve.enclave.granted_model import GrantedModel
 from sealserve.enclave.loaded_code import check_loaded_code
 from sealserve.enclave.loading import Storage
@@ -63,7 +64,7 @@ class _Replica:
         engine = asyncio.create_task(asyncio.to_thread(_import_engine))
         notify(STATUS="asking the key broker")
         try:
-            first = await self._ask()
+            first = await self._first_grant()
         except BaseException:
             engine.cancel()
             raise
@@ -87,7 +88,7 @@ class _Replica:
         rest, rest_port = self._rest(tls.server, attestation)
         if not tls.server.renewable:
             tls.server.private_key_pem.wipe()
-        # Until here a signal simply ends the process: it serves nobody yet.
+        # Until here a signal ends the process at once: it serves nobody yet.
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -110,8 +111,13 @@ class _Replica:
             if model.answering is None:
                 raise
 
-    async def _ask(self, first: int = 0) -> Grant:
-        """Ask the brokers, beginning with the one of this number."""
+    async def _first_grant(self) -> Grant:
+        if not self._settings.keep_asking:
+            return await self._ask()
+        return await ask_until_granted(lambda first: self._ask(first, ROUND_SECONDS))
+
+    async def _ask(self, first: int = 0, seconds: float | None = None) -> Grant:
+        """Ask the brokers, beginning with the one of this number, for so many seconds if none answers."""
         brokers = self._settings.brokers
         first %= max(len(brokers), 1)
         return await request_grant(
@@ -120,7 +126,7 @@ class _Replica:
             identity=self._identity,
             attester=self._attester,
             deployment=self._settings.deployment,
-            timeout=self._settings.broker_timeout,
+            timeout=seconds or self._settings.broker_timeout,
             failures=self._failures,
         )
 
@@ -149,12 +155,14 @@ class _Replica:
             return None, None
         # Takes a third of the time of all imports.
         from sealserve.enclave.rest_attestation import evidence_work
+        from sealserve.serving.rest.limits import RestLimits
         from sealserve.serving.rest.server import create_rest_server
 
         return create_rest_server(
             self._core,
             address=self._settings.rest_listen,
             tls=tls,
+            limits=RestLimits(connection_seconds=self._settings.max_connection_age),
             reuse_port=True,
             extra=evidence_work(attestation),
         )

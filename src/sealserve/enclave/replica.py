@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from types import FrameType
+
 from sealserve.enclave.environment import drop_environment
 from sealserve.enclave.hardening import harden_process
 from sealserve.enclave.settings import ReplicaSettings
@@ -16,9 +20,15 @@ def run_replica(settings: ReplicaSettings) -> None:
     :raises TrustError: the broker refused, or the sealed model is not what the broker says it is.
     :raises SealserveError: anything else that keeps the replica from serving.
     """
+    signal.signal(signal.SIGTERM, _end)
     drop_environment()
     harden_process()
     # Only now: the libraries that this imports read the environment.
     from sealserve.enclave.life import live
 
     live(settings)
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+    """Until the replica serves. The first process of a container is ended by no signal that it does not handle."""
+    os._exit(128 + number)

@@ -15,9 +15,11 @@ class ReplicaSettings:
     :param brokers: ``host:port`` each, tried in order.
     :param platform: directory of the simulated platform, for ``simulated`` alone.
     :param broker_timeout: seconds to keep trying for a grant.
+    :param keep_asking: ask for the first grant for as long as it takes, instead of ending when no broker answers in
+        time or one refuses.
     :param stop_grace: seconds that requests in flight have after SIGTERM.
     :param most_threads: how many threads of the engine there is room for; None where there is no such limit.
-    :param max_connection_age: seconds after which a gRPC connection is closed in good order; None for never.
+    :param max_connection_age: seconds after which a connection is closed in good order; None for never.
     """
 
     name: str
@@ -30,6 +32,7 @@ class ReplicaSettings:
     tee: Literal["simulated", "sgx", "tdx"] = "simulated"
     platform: Path | None = None
     broker_timeout: float = 30.0
+    keep_asking: bool = False
     stop_grace: float = 10.0
     max_connection_age: float | None = None
     rest_listen: str | None = None

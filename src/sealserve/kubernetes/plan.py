@@ -109,6 +109,16 @@ class Plan:
         return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **content}
 
 
+def plan_for_reading(deployment: Deployment) -> Plan:
+    """What finding a deployment's objects in a cluster takes: neither its model nor anything else has to be here.
+
+    Nothing can be rendered from it. :raises ConfigurationError: the deployment cannot run in a cluster as it is.
+    """
+    section = check(deployment)
+    brokers = tuple(brokers_of(deployment))
+    return Plan(deployment, section, brokers, memory="", cpu="", enclave=None, broker_ca=None)
+
+
 def check(deployment: Deployment) -> KubernetesSection:
     """The section ``kubernetes``, if the deployment can run in a cluster.
 

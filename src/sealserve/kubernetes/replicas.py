@@ -18,7 +18,8 @@ from sealserve.kubernetes.tee import TeeParts, host_directory
 from sealserve.kubernetes.yaml_text import Comment, Object
 
 REPLICA_USER = 10001
-_START_SECONDS = 600  # a large enclave and a large model, and images are not counted
+_ROLLOUT_SECONDS = 900  # a large enclave and a large model
+_WAIT_SECONDS = 86_400
 _GIVEN_UP_SECONDS = 60
 
 
@@ -69,7 +70,7 @@ def _deployment(plan: Plan, parts: TeeParts) -> Object:
         **count,
         "strategy": rolling_update(),
         Comment("A rollout whose pods get no key is said to have failed, and the old pods stay."): None,
-        "progressDeadlineSeconds": _START_SECONDS + 300,
+        "progressDeadlineSeconds": _ROLLOUT_SECONDS,
         "selector": {"matchLabels": plan.labels("replica")},
         "template": {
             "metadata": {
@@ -129,6 +130,10 @@ def _container(plan: Plan, parts: TeeParts) -> Object:
             },
         },
         "securityContext": container_security(),
+        Comment(
+            "What a replica says last is why it ended: it is kept with the pod, where everybody looks first."
+        ): None,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         **_probes(plan),
         "lifecycle": drain(),
         "volumeMounts": [
@@ -154,8 +159,10 @@ def _probes(plan: Plan) -> Object:
         )
     return {
         Comment(why): None,
-        "startupProbe": {**ready, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": _START_SECONDS // 2},
-        "readinessProbe": {**ready, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
+        Comment("A replica that waits for its key broker must not be ended: it is given a day."): None,
+        "startupProbe": {**ready, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": _WAIT_SECONDS // 2},
+        Comment("Three in a row: a replica that is busy must not lose its share to others that are as busy."): None,
+        "readinessProbe": {**ready, "periodSeconds": 2, "timeoutSeconds": 3, "failureThreshold": 3},
         "livenessProbe": {
             **alive,
             "periodSeconds": 10,

@@ -13,12 +13,12 @@ from sealserve.deploy.clouds import load_profile
 from sealserve.deploy.clouds.profile import Kubernetes
 from sealserve.deploy.images.layout import (
     GRPC_PORT,
-    MAX_CONNECTION_AGE,
     REST_PORT,
     SEALED_DIRECTORY,
     STOP_GRACE,
     TLS_DIRECTORY,
 )
+from sealserve.deploy.images.programs import connection_age
 from sealserve.kubernetes.plan import Plan
 from sealserve.kubernetes.pods import container_security
 from sealserve.kubernetes.yaml_text import Comment, Object
@@ -83,7 +83,8 @@ def _simulated(plan: Plan) -> TeeParts:
         *("replica", "--tee", "simulated", "--platform", _PLATFORM, "--deployment", deployment.name),
         *("--listen", f"{_EVERYWHERE}:{GRPC_PORT}", *rest, "--server-name", deployment.tls.server_name),
         *("--sealed", SEALED_DIRECTORY, *brokers, "--broker-ca", f"{_CONFIGURATION}/broker-ca.pem"),
-        *("--stop-grace", str(STOP_GRACE), "--max-connection-age", str(MAX_CONNECTION_AGE), "--json-logs"),
+        *("--stop-grace", str(STOP_GRACE), "--max-connection-age", str(connection_age(deployment))),
+        *("--keep-asking", "--json-logs"),
     ]
     copy = {
         Comment(

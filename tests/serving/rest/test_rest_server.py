@@ -217,3 +217,14 @@ def test_a_server_that_fails_does_not_look_alive(rest, echo):
     caller.server._thread.join(10)
     with pytest.raises(ConnectionRefusedError):
         caller.raw()
+
+
+def test_connections_end_with_their_age_and_no_request_is_lost(rest, core):
+    caller = rest(core, limits=RestLimits(connection_seconds=0.2))
+    told = []
+    with urllib3.HTTPConnectionPool("127.0.0.1", caller.port, maxsize=1, retries=False) as connections:
+        while told.count("close") < 3:
+            answer = connections.request("POST", PREDICT, body=BODY)
+            assert answer.status == 200
+            told.append(answer.headers.get("Connection"))
+    assert len(told) > 6

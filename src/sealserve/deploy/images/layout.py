@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 GRPC_PORT = 8500
 REST_PORT = 8501
-MAX_CONNECTION_AGE = 30
-"""Seconds after which a replica closes a gRPC connection in good order. Behind a balancer of connections, a client that
-keeps one for ever would never come to a replica that was started since."""
 
 STOP_GRACE = 30
 """Seconds that requests in flight have after SIGTERM, where whoever stops the container waits as long."""

@@ -11,7 +11,6 @@ from sealserve.deploy.deployment import Deployment
 from sealserve.deploy.images.layout import (
     GRPC_PORT,
     KEY_NAME,
-    MAX_CONNECTION_AGE,
     REST_PORT,
     SEALED_DIRECTORY,
     SSL_CONFIG,
@@ -92,8 +91,8 @@ def _own_server(deployment: Deployment, plan: EnclavePlan, layout: ImageLayout) 
             *("--listen", f"{_EVERYWHERE}:{GRPC_PORT}", *rest),
             *("--server-name", deployment.tls.server_name),
             *("--sealed", SEALED_DIRECTORY, "--most-threads", str(plan.computing)),
-            *("--stop-grace", str(STOP_GRACE), "--max-connection-age", str(MAX_CONNECTION_AGE)),
-            *(*brokers, "--broker-ca", layout.broker_ca, "--json-logs"),
+            *("--stop-grace", str(STOP_GRACE), "--max-connection-age", str(connection_age(deployment))),
+            *(*brokers, "--broker-ca", layout.broker_ca, "--keep-asking", "--json-logs"),
         ),
         environment={
             "LC_ALL": _LOCALE,
@@ -160,7 +159,7 @@ def _tensorflow_serving(deployment: Deployment, plan: EnclavePlan, layout: Image
             f"--tensorflow_intra_op_parallelism={computing}",
             f"--tensorflow_inter_op_parallelism={max(2, plan.computing // 4)}",
             "--grpc_max_threads=32",
-            f"--grpc_channel_arguments=grpc.max_connection_age_ms={MAX_CONNECTION_AGE * 1000}",
+            f"--grpc_channel_arguments=grpc.max_connection_age_ms={connection_age(deployment) * 1000}",
             *batching_arguments,
         ),
         environment={
@@ -188,3 +187,14 @@ def _tensorflow_serving(deployment: Deployment, plan: EnclavePlan, layout: Image
 def brokers_of(deployment: Deployment) -> list[Address]:
     """Where replicas find the key brokers."""
     return deployment.image.brokers or [deployment.broker.listen.reachable_here()]
+
+
+def connection_age(deployment: Deployment) -> int:
+    """Seconds after which a replica closes a connection in good order. Behind a balancer of connections, a client that
+    keeps one for ever would never come to a replica that was started since.
+
+    A new connection to an enclave that a client knows costs a handshake. Where enclaves share their owner's TLS key, it
+    costs a quote, because the key does not say which of them it is: connections are kept longer there.
+    """
+    asked_each_time = deployment.tls.mode != "attested" and deployment.model.engine != "tensorflow-serving"
+    return 30 if asked_each_time else 5

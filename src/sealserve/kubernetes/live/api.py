@@ -34,6 +34,7 @@ FIELD_MANAGER: Final = "sealserve"
 https://kubernetes.io/docs/reference/using-api/server-side-apply/."""
 
 _TIMEOUT = (5.0, 30.0)  # to connect, and for each read
+_QUICK = 5.0
 _PATIENCE = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
 _PASSING = (429, 500, 502, 503, 504)
@@ -187,11 +188,16 @@ class Cluster:
         previous: bool = False,
         since: int | None = None,
         timestamps: bool = False,
+        quick: bool = False,
     ) -> str:
-        """What a container said, at most 1 MiB of it. :raises ClusterRefusedError: it cannot be had (yet)."""
+        """What a container said, at most 1 MiB of it. :raises ClusterRefusedError: it cannot be had (yet).
+
+        :param quick: ask once, for five seconds: the API server has logs from nodes, which may be gone.
+        """
         query = self._log_query(container, tail=tail, since=since, timestamps=timestamps)
         query |= {"previous": str(previous).lower(), "limitBytes": str(1 << 20)}
-        response = self._send("GET", POD.path(namespace, pod, "log"), query=query, of=f"the log of {pod}")
+        path = POD.path(namespace, pod, "log")
+        response = self._send("GET", path, query=query, of=f"the log of {pod}", quick=quick)
         return response.data.decode(errors="replace")
 
     def follow_logs(
@@ -282,10 +288,12 @@ class Cluster:
         kind: Kind | None = None,
         of: str | None = None,
         endless: bool = False,
+        quick: bool = False,
     ) -> urllib3.BaseHTTPResponse:
         """:param endless: the answer is a stream, and silence is none of its faults."""
         what = of or path
-        until = time.monotonic() + self._patience
+        until = time.monotonic() + (0 if quick else self._patience)
+        timeout = (_TIMEOUT[0], None if endless else _QUICK if quick else _TIMEOUT[1])
         pause, waiting = _FIRST_PAUSE, False
         while True:
             try:
@@ -295,7 +303,7 @@ class Cluster:
                     query=query,
                     body=body,
                     content=content,
-                    timeout=(_TIMEOUT[0], None) if endless else _TIMEOUT,
+                    timeout=timeout,
                 )
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 trouble = f"the cluster at {self.server} cannot be reached ({_cause(error)})"

@@ -156,7 +156,8 @@ class Application:
             headers={"Content-Type": reply.content_type, **reply.headers},
         )
         # What is left of a body is not read, and is no request.
-        if self.stopping or not request.content.at_eof():
+        old = self._door.is_old(number_of(request.transport))
+        if self.stopping or old or not request.content.at_eof():
             answer.force_close()
         self.memory.add(len(reply.body))
         try:

@@ -7,13 +7,16 @@ connection that is idle, so that strangers who hold all places without using the
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
+import time
 import weakref
 from collections.abc import Container
 from typing import Any
 
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
+_AGE_SPREAD = 0.1  # connections that were made together do not come back together
 
 
 class Door(socket.socket):
@@ -22,17 +25,27 @@ class Door(socket.socket):
     :param most: connections that may be open.
     :param stall_seconds: how long a caller may take none of what it was sent.
     :param reuse_port: several sockets may have the port (SO_REUSEPORT).
+    :param age: seconds, give or take a tenth, after which a connection is old; None for never.
     :raises OSError: the address cannot be had.
     """
 
     def __init__(
-        self, address: tuple[Any, ...], family: int, *, most: int, stall_seconds: float, reuse_port: bool
+        self,
+        address: tuple[Any, ...],
+        family: int,
+        *,
+        most: int,
+        stall_seconds: float,
+        reuse_port: bool,
+        age: float | None = None,
     ) -> None:
         super().__init__(family, socket.SOCK_STREAM)
         self._most = most
         # Those that were idle longest come first. Weak: what asyncio loses when it stops is closed by nobody else.
         self._inside = weakref.WeakValueDictionary[int, socket.socket]()
         self._busy: set[socket.socket] = set()
+        self._age = age
+        self._ends = weakref.WeakKeyDictionary[socket.socket, float]()
         try:
             self.setblocking(False)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,8 +68,16 @@ class Door(socket.socket):
             connection, peer = super().accept()
             if len(self._inside) < self._most or self._make_room():
                 self._move_to_end(connection)
+                if self._age is not None:
+                    spread = random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311 - keeps no secret
+                    self._ends[connection] = time.monotonic() + self._age * spread
                 return connection, peer
             connection.close()
+
+    def is_old(self, number: int) -> bool:
+        """Whether the connection with that file descriptor should end with its next answer."""
+        connection = self._inside.get(number)
+        return connection is not None and time.monotonic() >= self._ends.get(connection, float("inf"))
 
     def begin(self, number: int) -> socket.socket | None:
         """A request begins on the connection with that file descriptor. To be given to :meth:`end`."""

@@ -22,6 +22,8 @@ class RestLimits:
     :ivar connections: of all callers together. For a new one, the connection that was idle longest goes.
     :ivar handshake_seconds: in which a connection must have spoken TLS.
     :ivar idle_seconds: after which a connection without a request is closed.
+    :ivar connection_seconds: after which a connection ends with its next answer, so that clients behind a layer-4
+        balancer come to other replicas; None for never.
     :raises InputError: a bound is not positive, or one body may be larger than all together.
     """
 
@@ -35,10 +37,11 @@ class RestLimits:
     connections: int = 1024
     handshake_seconds: float = 10.0
     idle_seconds: float = 75.0
+    connection_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value <= 0:
+            if value is not None and value <= 0:
                 raise InputError(f"the limit {name} must be above 0, and is {value}")
         if self.body_bytes > self.buffered_bytes:
             raise InputError("the limit body_bytes must not be above buffered_bytes")

@@ -181,7 +181,14 @@ def create_rest_server(
     context = None if tls is None else server_context(tls)
     try:
         family, *_, place = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)[0]
-        door = Door(place, family, most=limits.connections, stall_seconds=limits.answer_seconds, reuse_port=reuse_port)
+        door = Door(
+            place,
+            family,
+            most=limits.connections,
+            stall_seconds=limits.answer_seconds,
+            reuse_port=reuse_port,
+            age=limits.connection_seconds,
+        )
     except OSError as error:
         raise MachineError(
             f"cannot listen on {address}",

@@ -1,0 +1,172 @@
+"""``sealserve k8s status``, ``logs`` and ``scale``: watching over a deployment in a cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sealserve.cli.cluster_options import cluster_options, connect
+from sealserve.cli.deployment_option import deployment_option
+from sealserve.cli.failures import say
+from sealserve.cli.kubernetes_display import replica_line, status_lines
+from sealserve.logs import printable
+
+if TYPE_CHECKING:
+    from sealserve.kubernetes.live.following import Line
+    from sealserve.kubernetes.live.replica_state import ReplicaState
+    from sealserve.kubernetes.live.status import Status
+    from sealserve.kubernetes.plan import Plan
+
+_INCOMPLETE = 5  # as of what cannot be reached
+_PAUSE = 2.0
+
+
+def _plan(file: Path) -> Plan:
+    from sealserve.deploy import load_deployment
+    from sealserve.kubernetes.plan import plan_for_reading
+
+    return plan_for_reading(load_deployment(file))
+
+
+@click.command(short_help="Show the replicas in a cluster, and why one does not serve.")
+@deployment_option
+@cluster_options
+@click.option("--watch", is_flag=True, help="Go on, whenever something changes, until Ctrl-C.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Wait so long for all replicas to serve, and show the status then.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --watch one a line.")
+def status(
+    *, file: Path, kubeconfig: Path | None, context: str | None, watch: bool, wait: float | None, as_json: bool
+) -> int:
+    """Show the replicas in a cluster, and why one does not serve: in the key broker's own words if it refused one.
+
+    Exit code 0 if all replicas that are wanted serve and no rollout is on its way, 5 if not. What is shown is what the
+    cluster says of itself: `sealserve verify` checks evidence.
+    """
+    from sealserve.kubernetes.live.status import StatusReader
+
+    plan = _plan(file)
+    with connect(kubeconfig, context) as cluster:
+        reader, until = StatusReader(cluster, plan), time.monotonic() + (wait or 0)
+        shown: object = None
+        while True:
+            started = time.monotonic()
+            now = reader.read()
+            waiting = wait is not None and not now.complete and started < until
+            if not waiting and (current := _comparable(now)) != shown:
+                shown = current
+                _show(now, plan, server=cluster.server, as_json=as_json, redraw=watch)
+            if not (watch or waiting):
+                return 0 if now.complete else _INCOMPLETE
+            time.sleep(max(_PAUSE, 3 * (time.monotonic() - started)))
+
+
+def _comparable(status: Status) -> object:
+    return json.dumps(status.as_dict(), sort_keys=True)
+
+
+def _show(status: Status, plan: Plan, *, server: str, as_json: bool, redraw: bool) -> None:
+    if as_json:
+        about = {"deployment": plan.name, "namespace": plan.namespace, "tee": plan.deployment.tee, "server": server}
+        click.echo(json.dumps({**about, **status.as_dict()}))
+        sys.stdout.flush()
+        return
+    if redraw and sys.stdout.isatty():
+        click.clear()
+    for line in status_lines(status, plan, server=server):
+        click.echo(line)
+    if redraw and not sys.stdout.isatty():
+        click.echo("")
+    sys.stdout.flush()
+
+
+@click.command(short_help="Print what replicas in a cluster log.")
+@click.argument("pod", required=False)
+@deployment_option
+@cluster_options
+@click.option("--all", "everything", is_flag=True, help="The logs of the edge's pods, too.")
+@click.option("--follow", is_flag=True, help="Go on, also with pods that come, until Ctrl-C.")
+@click.option("--tail", type=click.IntRange(min=0), default=50, show_default=True, help="Of each log, the last lines.")
+@click.option(
+    "--since", type=click.IntRange(min=1), metavar="SECONDS", help="What was said in the last so many seconds."
+)
+@click.option("--previous", is_flag=True, help="Of the containers before those that run now: why they ended.")
+def logs(
+    *,
+    pod: str | None,
+    file: Path,
+    kubeconfig: Path | None,
+    context: str | None,
+    everything: bool,
+    follow: bool,
+    tail: int,
+    since: int | None,
+    previous: bool,
+) -> None:
+    """Print the logs of all replicas in a cluster, each line with its pod's name before it; or of POD alone.
+
+    Lines are in the order of the nodes' clocks. POD may be any pod of the deployment.
+    """
+    from sealserve.kubernetes.live.following import PodLogs
+
+    if follow and previous:
+        raise click.UsageError("--previous logs are over: there is nothing to follow.")
+    if pod is not None and everything:
+        raise click.UsageError("Give POD or --all, not both.")
+    plan = _plan(file)
+    with connect(kubeconfig, context) as cluster:
+        source = PodLogs(cluster, plan, pod=pod, all_components=everything, tail=tail, since=since)
+        for line in source.follow() if follow else source.read(previous=previous):
+            _print(line, alone=pod is not None)
+            if follow:
+                sys.stdout.flush()
+
+
+def _print(line: Line, *, alone: bool) -> None:
+    # Whoever runs a node can write what it likes into a log: it must not command the terminal.
+    click.echo(printable(line.text if alone else f"{line.pod} | {line.text}"))
+
+
+@click.command(short_help="Have more replicas in a cluster, or fewer.")
+@click.argument("count", type=click.IntRange(min=0, max=5000))
+@deployment_option
+@cluster_options
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until so many serve.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=900.0, show_default=True, help="Seconds to wait.")
+def scale(*, count: int, file: Path, kubeconfig: Path | None, context: str | None, wait: bool, timeout: float) -> None:
+    """Have COUNT replicas in a cluster, and say of each when it is attested and serves.
+
+    With an autoscaler this is refused: its bounds are in deployment.yaml, kubernetes.autoscaling.
+    """
+    from sealserve.kubernetes.live.scaling import follow_scaling
+    from sealserve.kubernetes.live.scaling import scale as set_scale
+
+    plan = _plan(file)
+    with connect(kubeconfig, context) as cluster:
+        before = set_scale(cluster, plan, count)
+        click.echo(f"{plan.replica}: {before} -> {count} replicas")
+        if count == 0:
+            say("warning", "yellow", "no replica is left: nobody answers clients")
+        if count != plan.deployment.replicas.count:
+            say(
+                "note",
+                "cyan",
+                f"replicas.count in {file} is {plan.deployment.replicas.count}: change it too, or whoever applies what "
+                "is rendered from it sets it back",
+            )
+        if wait:
+            follow_scaling(cluster, plan, count, timeout=timeout, on_change=_tell)
+
+
+def _tell(replica: ReplicaState) -> None:
+    click.echo(replica_line(replica))
+    sys.stdout.flush()

@@ -1,0 +1,68 @@
+"""More replicas, or fewer, by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sealserve.errors import ConfigurationError, InputError, UnavailableError
+from sealserve.kubernetes.live.api import Cluster
+from sealserve.kubernetes.live.kinds import DEPLOYMENT
+from sealserve.kubernetes.live.replica_state import ReplicaState, Reporter, State
+from sealserve.kubernetes.live.status import autoscaler_of
+from sealserve.kubernetes.plan import Plan
+
+_PAUSE = 1.0
+
+
+def scale(cluster: Cluster, plan: Plan, count: int) -> int:
+    """Say how many replicas there are to be. :returns: how many there were to be.
+
+    :raises InputError: the deployment is not in the cluster. :raises ConfigurationError: an autoscaler has that word.
+    """
+    deployment = cluster.get(DEPLOYMENT, plan.replica, namespace=plan.namespace)
+    if deployment is None:
+        raise InputError(
+            f"there is no {plan.replica} in the namespace {plan.namespace} of {cluster.server}",
+            hint="`sealserve k8s apply` brings the deployment there.",
+        )
+    autoscaler = autoscaler_of(cluster, plan)
+    if autoscaler is not None:
+        raise ConfigurationError(
+            f"an autoscaler says how many replicas there are ({autoscaler}), and would undo this",
+            hint="Change its bounds, kubernetes.autoscaling.min and max, and apply the deployment; or take the section "
+            "out first.",
+        )
+    cluster.patch(
+        DEPLOYMENT, plan.replica, {"spec": {"replicas": count}}, namespace=plan.namespace, subresource="scale"
+    )
+    return int(deployment["spec"].get("replicas", 1))
+
+
+def follow_scaling(
+    cluster: Cluster, plan: Plan, count: int, *, timeout: float, on_change: Callable[[ReplicaState], None]
+) -> None:
+    """Wait until so many replicas serve, and those that leave are gone.
+
+    :param on_change: called with each replica whose state is another than before. :param timeout: seconds.
+    :raises UnavailableError: it was not so in time.
+    """
+    reporter, until = Reporter(cluster, plan), time.monotonic() + timeout
+    known: dict[str, tuple[State, str | None]] = {}
+    while True:
+        started = time.monotonic()
+        states = reporter.states()
+        for each in states:
+            if known.get(each.pod) != (each.state, each.reason):
+                on_change(each)
+        known = {each.pod: (each.state, each.reason) for each in states}
+        serving = sum(each.state is State.SERVING for each in states)
+        if serving == count and not any(each.state is State.LEAVING for each in states):
+            return
+        now = time.monotonic()
+        if now > until:
+            raise UnavailableError(
+                f"{serving} of {count} replicas serve after {timeout:g} seconds",
+                hint="They go on by themselves: `sealserve k8s status` says what they wait for.",
+            )
+        time.sleep(max(_PAUSE, 3 * (now - started)))

@@ -1,0 +1,189 @@
+"""What a pod's status, its log and its events say of a replica."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sealserve.kubernetes.live.replica_state import State, creation_failure, replica_state
+
+REFUSAL = {
+    "error": "the key broker broker.example:4433 refused to release a key (measurement-not-allowed, decision 12)",
+    "reason": "grant-refused",
+    "hint": "The broker's log and its audit log say why.",
+}
+CREATED, SCHEDULED, STARTED, LATER = (f"2026-11-30T05:00:{second:02}Z" for second in (0, 1, 5, 50))
+
+
+def _pod(
+    *,
+    container: dict[str, Any] | None = None,
+    ready: str = "False",
+    ready_since: str = CREATED,
+    conditions: list[dict[str, Any]] | None = None,
+    node: str | None = "node-1",
+    init: dict[str, Any] | None = None,
+    deleted: str | None = None,
+    **status: Any,
+) -> dict[str, Any]:
+    statuses = [] if container is None else [{"name": "replica", "restartCount": 0, "ready": False} | container]
+    found = [{"type": "Ready", "status": ready, "lastTransitionTime": ready_since}, *(conditions or [])]
+    if node is not None:
+        found.append({"type": "PodScheduled", "status": "True", "lastTransitionTime": SCHEDULED})
+    metadata = {"name": "photos-replica-1", "uid": "1", "creationTimestamp": CREATED}
+    return {
+        "metadata": metadata
+        | {"labels": {"pod-template-hash": "abc"}}
+        | ({} if deleted is None else {"deletionTimestamp": deleted}),
+        "spec": {"containers": [{"name": "replica", "image": "photos@sha256:1"}]}
+        | ({} if node is None else {"nodeName": node}),
+        "status": {
+            "phase": "Pending",
+            "conditions": found,
+            "containerStatuses": statuses,
+            "initContainerStatuses": [] if init is None else [{"name": "platform"} | init],
+        }
+        | status,
+    }
+
+
+def _waiting(why: str, words: str = "", **last: Any) -> dict[str, Any]:
+    waiting = {"reason": why} | ({"message": words} if words else {})
+    return {"state": {"waiting": waiting}} | ({"lastState": {"terminated": last}} if last else {})
+
+
+RUNNING = {"state": {"running": {"startedAt": STARTED}}, "started": False}
+TERMINATED = {"exitCode": 4, "reason": "Error", "finishedAt": LATER}
+
+
+@pytest.mark.parametrize(
+    ("pod", "state", "reason"),
+    [
+        (_pod(container=RUNNING | {"ready": True}, ready="True", ready_since=LATER), State.SERVING, ""),
+        (_pod(node=None), State.PENDING, "no node is chosen"),
+        (_pod(), State.PENDING, "its node has not begun"),
+        (
+            _pod(
+                node=None,
+                conditions=[
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "reason": "Unschedulable",
+                        "message": "0/3 nodes are available: 3 Insufficient sgx.intel.com/epc.",
+                    }
+                ],
+            ),
+            State.UNSCHEDULABLE,
+            "3 Insufficient sgx.intel.com/epc",
+        ),
+        (_pod(container=_waiting("ImagePullBackOff", "not found")), State.IMAGE_UNAVAILABLE, "ImagePullBackOff: not f"),
+        (
+            _pod(container=_waiting("PodInitializing"), init=_waiting("ErrImagePull", "denied")),
+            State.IMAGE_UNAVAILABLE,
+            "ErrImagePull: denied",
+        ),
+        (_pod(container=_waiting("ContainerCreating")), State.STARTING, ""),
+        (
+            _pod(container=_waiting("CreateContainerError", "no such user")),
+            State.FAILED,
+            "CreateContainerError: no suc",
+        ),
+        (_pod(container=RUNNING), State.STARTING, ""),
+        (_pod(container=RUNNING | {"ready": True}, ready_since=LATER), State.FAILED, "its node does not answer"),
+        (_pod(container=RUNNING | {"started": True}, ready_since=LATER), State.FAILED, "does not answer any more"),
+        (_pod(container=RUNNING | {"started": True}, ready_since=CREATED), State.STARTING, ""),
+        (
+            _pod(container=_waiting("CrashLoopBackOff", "back-off", **TERMINATED, message=json.dumps(REFUSAL))),
+            State.REFUSED,
+            "measurement-not-allowed, decision 12",
+        ),
+        (
+            _pod(
+                container=RUNNING | {"lastState": {"terminated": {"exitCode": 5, "message": '{"error": "no quote"}'}}}
+            ),
+            State.STARTING,
+            "started again after: no quote",
+        ),
+        (
+            _pod(container={"state": {"terminated": TERMINATED | {"message": "a line\nerror: Mapping failed\n"}}}),
+            State.FAILED,
+            "error: Mapping failed",
+        ),
+        (_pod(container={"state": {"terminated": {"exitCode": 139}}}), State.FAILED, "exit code 139"),
+        (
+            _pod(container=_waiting("CrashLoopBackOff", reason="OOMKilled", exitCode=137)),
+            State.FAILED,
+            "OOMKilled: it needed more memory",
+        ),
+        (
+            _pod(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage."),
+            State.FAILED,
+            "Evicted: The node was low on resource: ephemeral-storage.",
+        ),
+        (
+            _pod(
+                deleted=LATER,
+                conditions=[{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}],
+            ),
+            State.LEAVING,
+            "preempted",
+        ),
+        (_pod(deleted=LATER, container=RUNNING | {"ready": True}, ready="True"), State.LEAVING, ""),
+    ],
+)
+def test_a_pod_says_how_far_its_replica_is(pod: dict[str, Any], state: State, reason: str) -> None:
+    found = replica_state(pod)
+    assert found.state is state
+    assert reason in (found.reason or "")
+    assert bool(reason) == bool(found.reason)
+
+
+@pytest.mark.parametrize(
+    ("last", "state", "reason"),
+    [
+        (
+            {"event": "waiting-for-broker", "reason": "no key broker answered"},
+            State.WAITING_FOR_BROKER,
+            "no key broker",
+        ),
+        ({"event": "broker-failed", "reason": "connection refused"}, State.WAITING_FOR_BROKER, "connection refused"),
+        ({"event": "grant-refused", "reason": "refused (decision 3)"}, State.REFUSED, "decision 3"),
+        ({"event": "key-granted", "model": "m"}, State.STARTING, "attested"),
+        (REFUSAL, State.REFUSED, "decision 12"),
+    ],
+)
+def test_the_log_of_a_running_replica_says_what_it_waits_for(last: dict[str, str], state: State, reason: str) -> None:
+    log = '{"event": "something-else"}\n' + json.dumps(last) + "\nno JSON\n[1]\n{broken\n"
+    found = replica_state(_pod(container=RUNNING), log=log)
+    assert found.state is state
+    assert reason in (found.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("event", "state", "reason"),
+    [
+        ({"type": "Normal", "reason": "Pulling", "message": "Pulling image x"}, State.PULLING, "Pulling image x"),
+        ({"type": "Normal", "reason": "Pulled", "message": "Pulled image x"}, State.STARTING, None),
+        (
+            {"type": "Warning", "reason": "FailedMount", "message": 'secret "photos-simulated-platform" not found'},
+            State.STARTING,
+            'FailedMount: secret "photos-simulated-platform" not found',
+        ),
+    ],
+)
+def test_events_say_what_a_pod_without_a_container_waits_for(
+    event: dict[str, str], state: State, reason: str | None
+) -> None:
+    found = replica_state(_pod(container=_waiting("ContainerCreating")), event=event)
+    assert (found.state, found.reason) == (state, reason)
+
+
+def test_a_deployment_says_why_it_has_no_pods() -> None:
+    message = 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'
+    failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
+    assert creation_failure({"status": {"conditions": [failure]}}) == message
+    assert creation_failure({"status": {"conditions": [failure | {"status": "False"}]}}) is None
+    assert creation_failure({}) is None

@@ -1,0 +1,276 @@
+"""``sealserve k8s status``, ``logs`` and ``scale`` against an API server that is played here."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import ApiServer
+from click.testing import CliRunner, Result
+from kubernetes_cases import write_deployment
+
+from sealserve.cli.main import cli
+from sealserve.deploy import load_deployment
+from sealserve.errors import ConfigurationError, InputError, UnavailableError
+from sealserve.kubernetes.live import following
+from sealserve.kubernetes.live.api import Cluster
+from sealserve.kubernetes.live.following import Line, PodLogs
+from sealserve.kubernetes.plan import plan_for_reading
+
+NAMESPACE = "/apis/apps/v1/namespaces/serving"
+PODS = "/api/v1/namespaces/serving/pods"
+DEPLOYMENT = f"{NAMESPACE}/deployments/photos-replica"
+AUTOSCALERS = "/apis/autoscaling/v2/namespaces/serving/horizontalpodautoscalers"
+CHANGES = {
+    "image": {"brokers": ["photos-broker.serving.svc:4433"]},
+    "kubernetes": {"namespace": "serving", "broker": "192.0.2.10:4433"},
+}
+REFUSED = {"event": "grant-refused", "reason": "refused \x1b[31m (measurement, decision 12)"}
+FORBIDDEN = {"message": 'pods "x" is forbidden: User "jane" cannot get resource "pods/log"'}
+
+
+def _pod(number: int, *, ready: bool = True, **metadata: Any) -> dict[str, Any]:
+    container = {
+        "name": "replica",
+        "restartCount": number,
+        "ready": ready,
+        "started": ready,
+        "state": {"running": {"startedAt": "2026-11-30T05:00:05Z"}},
+    }
+    return {
+        "metadata": {"name": f"photos-replica-{number}", "namespace": "serving", "uid": str(number)} | metadata,
+        "spec": {"nodeName": "node-1", "containers": [{"name": "replica", "image": "i"}]},
+        "status": {
+            "conditions": [
+                {"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-11-30T05:00:00Z"},
+                {"type": "PodScheduled", "status": "True"},
+            ],
+            "containerStatuses": [container],
+        },
+    }
+
+
+def _deployment(name: str, wanted: int, ready: int) -> dict[str, Any]:
+    counts = {"updatedReplicas": wanted, "replicas": wanted, "availableReplicas": ready, "observedGeneration": 1}
+    return {"metadata": {"name": name, "generation": 1}, "spec": {"replicas": wanted}, "status": counts}
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with ApiServer() as made:
+        made.objects |= {
+            DEPLOYMENT: _deployment("photos-replica", 2, 2),
+            f"{NAMESPACE}/deployments/photos-edge": _deployment("photos-edge", 2, 2),
+            PODS: [_pod(1), _pod(2)],
+            AUTOSCALERS: [],
+            "/api/v1/namespaces/serving/services/photos": {
+                "spec": {"type": "ClusterIP", "ports": [{"name": "grpc", "port": 8500}]},
+                "status": {},
+            },
+            "/api/v1/namespaces/serving/services/photos-broker": {"spec": {"clusterIP": "None"}},
+            "/apis/discovery.k8s.io/v1/namespaces/serving/endpointslices": [
+                {"endpoints": [{"addresses": ["192.0.2.10"]}]}
+            ],
+            "/apis/networking.k8s.io/v1/namespaces/serving/networkpolicies": [{"metadata": {"name": "photos-replica"}}],
+        }
+        for number in (1, 2):
+            _log(made, number, json.dumps({"event": "model-served", "model": "classifier", "version": 3}))
+        yield made
+
+
+def _log(server: ApiServer, number: int, *lines: str) -> None:
+    """What a pod said, line by line, a second after another."""
+
+    def answer(query: dict[str, list[str]], _: Any) -> tuple[int, str]:
+        stamp = "2026-11-30T05:00:{:02}.{}00000000Z " if "timestamps" in query else ""
+        return 200, "".join(f"{stamp.format(second, number)}{line}\n" for second, line in enumerate(lines))
+
+    server.answers["GET", f"{PODS}/photos-replica-{number}/log"] = answer
+
+
+def _run(server: ApiServer, directory: Path, *arguments: str) -> Result:
+    deployment = write_deployment(directory, CHANGES)
+    options = ["-f", str(deployment), "--kubeconfig", str(server.kubeconfig(directory))]
+    return CliRunner().invoke(cli, ["k8s", *arguments, *options], standalone_mode=False)
+
+
+def _told(server: ApiServer, directory: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    result = _run(server, directory, "status", "--json", *arguments)
+    if result.exception is not None:
+        raise result.exception
+    told: dict[str, Any] = json.loads(result.stdout)
+    return result.return_value, told
+
+
+def test_status_of_a_deployment_that_serves(server: ApiServer, tmp_path: Path) -> None:
+    code, told = _told(server, tmp_path)
+    assert code == 0
+    assert (told["wanted"], told["serving"], told["complete"], told["tee"]) == (2, 2, True, "simulated")
+    assert [(each["pod"], each["state"], each["restarts"], each["model"]) for each in told["replicas"]] == [
+        ("photos-replica-1", "serving", 1, "classifier/3"),
+        ("photos-replica-2", "serving", 2, "classifier/3"),
+    ]
+    assert told["broker"] == {"photos-broker.serving.svc:4433": "192.0.2.10"}
+    assert told["policies"] == "photos-replica"
+    assert told["edge"]["ready"]
+
+
+def test_status_says_in_the_brokers_words_why_a_replica_does_not_serve(server: ApiServer, tmp_path: Path) -> None:
+    server.objects[PODS] = [_pod(1), _pod(2, ready=False)]
+    _log(server, 2, json.dumps(REFUSED))
+    result = _run(server, tmp_path, "status")
+    assert result.return_value == 5
+    assert "SIMULATED" in result.output
+    assert "1 of 2 replicas serve" in result.output
+    assert "(measurement, decision 12)" in result.output
+    assert "\x1b" not in result.output
+
+
+@pytest.mark.parametrize("columns", ["30", "60", "100"])
+def test_status_fits_the_terminal(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    server.objects[PODS] = [_pod(1), _pod(2, ready=False)]
+    _log(server, 2, json.dumps({"event": "waiting-for-broker", "reason": "no key broker answered " * 5}))
+    lines = _run(server, tmp_path, "status").output.splitlines()
+    table = lines[lines.index("") : len(lines) - 4]
+    assert max(map(len, table)) <= max(int(columns), len("photos-replica-1") + 2)
+    assert sum(line.count("answered") for line in lines) == 5
+
+
+def test_status_does_without_what_it_may_not_read(server: ApiServer, tmp_path: Path) -> None:
+    server.objects[PODS] = [_pod(1, ready=False), _pod(2, ready=False)]
+    asked = []
+
+    def refuse(_query: Any, _body: Any) -> tuple[int, Any]:
+        asked.append(1)
+        return 403, FORBIDDEN
+
+    for number in (1, 2):
+        server.answers["GET", f"{PODS}/photos-replica-{number}/log"] = refuse
+    server.answers["GET", AUTOSCALERS] = refuse
+    code, told = _told(server, tmp_path)
+    assert code == 5
+    assert [each["state"] for each in told["replicas"]] == ["starting", "starting"]
+    assert told["autoscaler"].startswith("not known")
+    assert len(asked) == 2, "a log that may not be read was asked for again"
+
+
+def test_status_and_logs_do_not_wait_for_a_node_that_is_lost(server: ApiServer, tmp_path: Path) -> None:
+    asked = []
+
+    def lost(_query: Any, _body: Any) -> tuple[int, Any]:
+        asked.append(1)
+        return 500, {"message": 'Get "https://10.0.0.1:10250/": dial tcp: connect: connection refused'}
+
+    for number in (1, 2):
+        server.answers["GET", f"{PODS}/photos-replica-{number}/log"] = lost
+    code, told = _told(server, tmp_path)
+    assert code == 0, "the cluster has not noticed yet"
+    assert [each["model"] for each in told["replicas"]] == [None, None]
+    assert len(asked) == 1, "a node that does not answer was asked again"
+    assert _run(server, tmp_path, "logs").output.count("its log cannot be had") == 2
+
+
+def test_status_waits_until_all_replicas_serve(server: ApiServer, tmp_path: Path) -> None:
+    server.objects[PODS] = [_pod(1), _pod(2, ready=False)]
+
+    def come_up() -> None:
+        server.objects[PODS] = [_pod(1), _pod(2)]
+
+    timer = threading.Timer(0.5, come_up)
+    timer.start()
+    assert _told(server, tmp_path, "--wait", "30")[0] == 0
+    server.objects[PODS] = [_pod(1)]
+    assert _told(server, tmp_path, "--wait", "0")[0] == 5
+
+
+def test_status_of_what_is_not_there(server: ApiServer, tmp_path: Path) -> None:
+    del server.objects[DEPLOYMENT]
+    result = _run(server, tmp_path, "status")
+    assert result.return_value == 5
+    assert "There is no Deployment photos-replica" in result.output
+
+
+def test_logs_of_all_replicas_are_in_the_order_of_time(server: ApiServer, tmp_path: Path) -> None:
+    _log(server, 1, "one", "three \x1b[2J")
+    _log(server, 2, "two")
+    result = _run(server, tmp_path, "logs")
+    assert result.output.splitlines() == [
+        "photos-replica-1 | one",
+        "photos-replica-2 | two",
+        "photos-replica-1 | three \\x1b[2J",
+    ]
+    assert _run(server, tmp_path, "logs", "photos-replica-2").output == "two\n"
+
+
+def test_following_takes_up_new_pods_and_tells_nothing_twice(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.2)
+    server.objects[PODS] = [_pod(1)]
+    server.objects[f"{PODS}/photos-replica-1"] = _pod(1)
+    _log(server, 1, "one", "two")
+    plan = plan_for_reading(load_deployment(write_deployment(tmp_path, CHANGES)))
+    with Cluster.connect(server.kubeconfig(tmp_path)) as cluster:
+        lines = PodLogs(cluster, plan, tail=5).follow()
+        assert [next(lines).text for _ in range(2)] == ["one", "two"]
+        # The stream ended, and the container runs: it is taken up where it ended.
+        _log(server, 1, "one", "two", "three")
+        assert next(lines).text == "three"
+        _log(server, 2, "four")
+        server.objects[PODS] = [_pod(1), _pod(2)]
+        assert next(lines) == Line("photos-replica-2", "2026-11-30T05:00:00.200000000Z", "four")
+
+
+def test_logs_of_a_pod_that_is_not_there_name_those_that_are(server: ApiServer, tmp_path: Path) -> None:
+    error = _run(server, tmp_path, "logs", "photos-replica-9").exception
+    assert isinstance(error, InputError)
+    assert "photos-replica-1, photos-replica-2" in str(error.hint)
+
+
+def test_scale_says_who_is_attested_and_what_else_to_change(server: ApiServer, tmp_path: Path) -> None:
+    def scaled(_query: Any, body: Any) -> tuple[int, Any]:
+        server.objects[DEPLOYMENT] = _deployment("photos-replica", body["spec"]["replicas"], 3)
+        server.objects[PODS] = [_pod(1), _pod(2), _pod(3)]
+        return 200, {}
+
+    server.answers["PATCH", f"{DEPLOYMENT}/scale"] = scaled
+    result = _run(server, tmp_path, "scale", "3")
+    assert result.exception is None
+    assert "photos-replica: 2 -> 3 replicas" in result.output
+    assert "photos-replica-3 on node-1 serving (attested)" in result.output
+    assert "replicas.count in" in result.output
+    assert server.written == [("PATCH", f"{DEPLOYMENT}/scale")]
+
+
+def test_scale_ends_when_replicas_do_not_come(server: ApiServer, tmp_path: Path) -> None:
+    server.answers["PATCH", f"{DEPLOYMENT}/scale"] = lambda _query, _body: (200, {})
+    error = _run(server, tmp_path, "scale", "3", "--timeout", "0").exception
+    assert isinstance(error, UnavailableError)
+    assert "2 of 3 replicas serve" in error.message
+
+
+def test_scale_leaves_an_autoscaler_its_word(server: ApiServer, tmp_path: Path) -> None:
+    target = {"kind": "Deployment", "name": "photos-replica"}
+    server.objects[AUTOSCALERS] = [
+        {
+            "metadata": {"name": "keda-hpa-photos"},
+            "spec": {"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 8},
+        }
+    ]
+    error = _run(server, tmp_path, "scale", "3").exception
+    assert isinstance(error, ConfigurationError)
+    assert "keda-hpa-photos: 2 to 8" in error.message
+    assert server.written == []
+    assert _told(server, tmp_path)[1]["autoscaler"] == "keda-hpa-photos: 2 to 8"
+
+
+def test_scaling_to_nothing_is_warned_of(server: ApiServer, tmp_path: Path) -> None:
+    server.answers["PATCH", f"{DEPLOYMENT}/scale"] = lambda _query, _body: (200, {})
+    assert "nobody answers clients" in _run(server, tmp_path, "scale", "0", "--no-wait").output
