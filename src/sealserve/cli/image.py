@@ -12,6 +12,7 @@ import click
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 from sealserve.cli.image_build import build, pin, render, run, sign
+from sealserve.cli.image_push import model, push, save
 from sealserve.errors import TrustError
 from sealserve.logs import printable
 
@@ -32,7 +33,7 @@ def image() -> None:
     """Images of replicas for SGX enclaves: make them, judge them, and know what they measure to."""
 
 
-for _command in (render, build, sign, run, pin):
+for _command in (render, build, sign, run, push, save, model, pin):
     image.add_command(_command)
 
 

@@ -21,13 +21,13 @@ _file = click.Path(dir_okay=False, path_type=Path, readable=False)
 _directory = click.Path(file_okay=False, path_type=Path, readable=False)
 _DEFAULT_CONTEXT = Path("image")
 
-_context = click.option(
+context_option = click.option(
     "--context", "directory", type=_directory, default=_DEFAULT_CONTEXT, show_default=True, help="Rendered directory."
 )
-_dry_run = click.option("--dry-run", is_flag=True, help="Print the commands and run nothing.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print the commands and run nothing.")
 
 
-def _engine(command: Callable[..., None]) -> Callable[..., None]:
+def engine_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option(
         "--engine",
         "engine_name",
@@ -77,24 +77,24 @@ def render(
 
 
 @click.command(short_help="Build an image.")
-@_context
-@_engine
+@context_option
+@engine_option
 @click.option("--pip-config", type=_file, metavar="FILE", help="A pip.conf that names your package index.")
-@_dry_run
+@dry_run_option
 def build(directory: Path, engine_name: Name | None, pip_config: Path | None, dry_run: bool) -> None:
     """Build the image that was rendered; a replica's has to be signed then."""
     from sealserve.deploy.images.context import Context
 
     context = Context.load(directory)
     config = None if pip_config is None else _existing(pip_config)
-    _perform(_find(engine_name, dry_run).build(context, pip_config=config), dry_run=dry_run)
+    perform_all(find_engine(engine_name, dry_run=dry_run).build(context, pip_config=config), dry_run=dry_run)
     if context.kind == "replica" and not dry_run:
         click.echo(printable(f"built {context.unsigned_image}; `sealserve image sign` makes {context.image} of it"))
 
 
 @click.command(short_help="Sign a replica's image.")
-@_context
-@_engine
+@context_option
+@engine_option
 @click.option("--key", type=_file, required=True, help="Signing key: RSA, 3072 bits, exponent 3, in PEM.")
 @click.option("--new-key", is_flag=True, help="Make the key first.")
 @click.option(
@@ -105,7 +105,7 @@ def build(directory: Path, engine_name: Name | None, pip_config: Path | None, dr
     show_default=True,
     help="Where the signature (replica.sig) and the manifest that it is for go.",
 )
-@_dry_run
+@dry_run_option
 def sign(*, directory: Path, engine_name: Name | None, key: Path, new_key: bool, output: Path, dry_run: bool) -> None:
     """Sign the enclave of the image that was built, and make the image to run.
 
@@ -117,7 +117,7 @@ def sign(*, directory: Path, engine_name: Name | None, key: Path, new_key: bool,
     from sealserve.files import make_directory
 
     context = Context.load(directory)
-    engine = _find(engine_name, dry_run)
+    engine = find_engine(engine_name, dry_run=dry_run)
     commands = engine.sign(context, key.absolute(), output)
     if not dry_run:
         if new_key:
@@ -125,21 +125,21 @@ def sign(*, directory: Path, engine_name: Name | None, key: Path, new_key: bool,
             click.echo(printable(f"wrote a new signing key to {key}: keep it, and keep it to yourself"))
         check_signing_key(key)
         make_directory(output, mode=0o755)
-    _perform(commands, dry_run=dry_run)
+    perform_all(commands, dry_run=dry_run)
     if not dry_run:
         click.echo(printable(f"signed {context.image}; its signature is {output / 'replica.sig'}"))
 
 
 @click.command(short_help="Run an image.")
-@_context
-@_engine
+@context_option
+@engine_option
 @click.option("--sealed", type=_directory, help="replica: directory of the sealed model.")
 @click.option(
     "--tls", "tls_files", type=_directory, help="replica with tensorflow-serving: directory of the sealed ssl.cfg."
 )
 @click.option("--state", type=_directory, help="broker: directory with broker.yaml, keys and store.")
 @click.option("--publish", default="127.0.0.1", show_default=True, help="Address at which its ports are reached.")
-@_dry_run
+@dry_run_option
 @click.argument("arguments", nargs=-1)
 def run(
     *,
@@ -162,25 +162,36 @@ def run(
 
     context = Context.load(directory)
     mounts = mounts_of(context, sealed=sealed, tls=tls_files, state=state, arguments=arguments)
-    command = _find(engine_name, dry_run).run(context, mounts=mounts, publish=publish, arguments=arguments)
-    _perform([command], dry_run=dry_run)
+    command = find_engine(engine_name, dry_run=dry_run).run(
+        context, mounts=mounts, publish=publish, arguments=arguments
+    )
+    perform_all([command], dry_run=dry_run)
 
 
 @click.command(short_help="Ask a registry for the digest of an image.")
 @click.argument("reference")
 @click.option("--ca", type=_file, help="Authorities that may certify the registry, PEM; the system's if not given.")
 @click.option("--insecure-http", is_flag=True, help="Ask without TLS: whoever is between chooses the answer.")
+@click.option(
+    "--write",
+    nargs=2,
+    metavar="FILE SETTING",
+    help="Put it into this deployment.yaml, in the place of a setting such as image.base.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def pin(reference: str, ca: Path | None, insecure_http: bool, as_json: bool) -> None:
+def pin(reference: str, ca: Path | None, insecure_http: bool, write: tuple[str, str] | None, as_json: bool) -> None:
     """Print the image REFERENCE (NAME:TAG) with the digest of what its tag means now.
 
     That is what image.base and image.model_server of deployment.yaml want. The registry is asked as anybody may.
     """
     from sealserve.deploy.images.registry import Reference, resolve
+    from sealserve.deploy.setting_edit import write_setting
 
     image = Reference.parse(reference)
     digest = resolve(image, ca=None if ca is None else _existing(ca), insecure_http=insecure_http)
     pinned = image.pinned(digest)
+    if write is not None:
+        write_setting(Path(write[0]), write[1], pinned)
     click.echo(json.dumps({"reference": reference, "digest": digest, "pinned": pinned}) if as_json else pinned)
 
 
@@ -188,13 +199,15 @@ COMMANDS: Iterable[click.Command] = (render, build, sign, run, pin)
 """In the order in which they are used."""
 
 
-def _find(name: Name | None, dry_run: bool) -> Engine:
+def find_engine(name: Name | None, *, dry_run: bool) -> Engine:
+    """The engine of that name; to show commands it need not be installed."""
     from sealserve.deploy.images.engines import Engine
 
     return Engine(name) if dry_run and name is not None else Engine.find(name)
 
 
-def _perform(commands: Sequence[Sequence[str]], *, dry_run: bool) -> None:
+def perform_all(commands: Sequence[Sequence[str]], *, dry_run: bool) -> None:
+    """Run commands one after the other, or print them."""
     from sealserve.deploy.images.engines import perform
 
     for command in commands:

@@ -12,6 +12,7 @@ from sealserve.cli.failures import say
 from sealserve.cli.kubernetes_brokers import render_brokers
 from sealserve.cli.kubernetes_dns import dns
 from sealserve.cli.kubernetes_doctor import doctor
+from sealserve.cli.kubernetes_install import install
 from sealserve.cli.kubernetes_status import logs, scale, status
 from sealserve.logs import printable
 
@@ -21,7 +22,7 @@ def k8s() -> None:
     """Describe a deployment to a Kubernetes cluster."""
 
 
-for command in (doctor, dns, render_brokers, status, logs, scale):
+for command in (doctor, dns, render_brokers, status, logs, scale, install):
     k8s.add_command(command)
 
 

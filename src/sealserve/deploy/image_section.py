@@ -81,6 +81,10 @@ def is_pinned(value: str) -> str:
     return value
 
 
+UNKNOWN_DIGEST = "sha256:" + 64 * "0"
+"""Stands where a digest is not known yet."""
+
+
 class ImageSection(Settings):
     name: Annotated[str, AfterValidator(_is_image_name)] | None = Field(
         default=None,

@@ -27,29 +27,53 @@ def render_template(values: Mapping[str, Any]) -> str:
     """The text of a commented ``deployment.yaml``.
 
     :param values: dotted field name → value, where something else than the default or example shall stand,
-        e.g. ``{"model.path": "models/resnet"}``.
+        e.g. ``{"model.path": "models/resnet"}``. An optional section is there if a value of it is given; its other
+        settings are comments then.
     """
     lines = list(_render(Deployment, values, prefix="", indent=0))
     return _HEADER + "\n".join(lines) + "\n"
 
 
-def _render(model: type[BaseModel], values: Mapping[str, Any], *, prefix: str, indent: int) -> Iterator[str]:
+def _render(
+    model: type[BaseModel], values: Mapping[str, Any], *, prefix: str, indent: int, sparse: bool = False
+) -> Iterator[str]:
     pad = " " * indent
     for name, field in model.model_fields.items():
         if indent == 0:
             yield ""
         for line in textwrap.wrap(_comment(field), _WIDTH - indent - 2):
             yield f"{pad}# {line}"
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        section = _section(field)
+        within = f"{prefix}{name}."
+        optional = sparse or field.annotation is not section
+        if section is not None and (not optional or any(key.startswith(within) for key in values)):
             yield f"{pad}{name}:"
-            yield from _render(annotation, values, prefix=f"{prefix}{name}.", indent=indent + 2)
+            yield from _render(section, values, prefix=within, indent=indent + 2, sparse=optional)
             continue
-        value = values.get(f"{prefix}{name}", _initial(field))
+        value = values.get(f"{prefix}{name}", None if sparse else _initial(field))
         if value is None:
-            yield f"{pad}# {name}: {_scalar(_example(field))}"
+            yield f"{pad}# {name}: {_scalar(_suggestion(field) if sparse else _example(field))}"
         else:
             yield f"{pad}{name}: {_scalar(value)}"
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a field that is a section, whether it may be left out or not."""
+    for kind in (field.annotation, *typing.get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _suggestion(field: FieldInfo) -> Any:
+    """What could stand in the place of a setting that is a comment."""
+    if field.examples:
+        return field.examples[0]
+    section = _section(field)
+    if section is not None:
+        inner = {name: _suggestion(found) for name, found in section.model_fields.items() if found.default is not None}
+        return [inner] if typing.get_origin(field.annotation) is list else inner
+    return "..." if field.default is PydanticUndefined or field.default is None else field.default
 
 
 def _comment(field: FieldInfo) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sealserve.addresses import Address
 from sealserve.deploy import Deployment
+from sealserve.deploy.image_section import UNKNOWN_DIGEST
 from sealserve.deploy.images.dockerfile import BROKER_PORT
 from sealserve.deploy.images.layout import GRPC_PORT, REST_PORT
 from sealserve.deploy.images.programs import brokers_of
@@ -151,8 +152,22 @@ def check(deployment: Deployment) -> KubernetesSection:
             "gateway.rest_listen: the REST port of tensorflow_model_server has no TLS",
             hint="Take gateway.rest_listen out, or use model.engine: openvino or tensorflow.",
         )
+    _check_digests(section)
     _check_brokers(deployment, section)
     return section
+
+
+def _check_digests(section: KubernetesSection) -> None:
+    settings = {
+        "image": (section.image, "`sealserve image push --write FILE` (or `save`) puts"),
+        "sealed_model.image": (section.sealed_model.image, "`sealserve image model -o model.tar --write FILE` puts"),
+        "edge.image": (section.edge.image, "`sealserve image pin nginx:1.29 --write FILE kubernetes.edge.image` puts"),
+    }
+    for name, (reference, how) in settings.items():
+        if reference is not None and reference.endswith(UNKNOWN_DIGEST):
+            raise ConfigurationError(
+                f"kubernetes.{name} has no digest yet: {reference.partition('@')[0]}", hint=f"{how} it there."
+            )
 
 
 def _check_brokers(deployment: Deployment, section: KubernetesSection) -> None:

@@ -14,7 +14,9 @@ from datetime import timedelta
 import pytest
 
 from sealserve.deploy.certificates import Identity
-from sealserve.deploy.images.registry import Reference, RegistryError, resolve
+from sealserve.deploy.images.credentials import Credentials
+from sealserve.deploy.images.registry import Reference, resolve
+from sealserve.deploy.images.registry_client import RegistryClient, RegistryError, connections
 from sealserve.errors import InputError
 
 MANIFEST = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
@@ -166,6 +168,30 @@ def test_no_token_is_fetched_without_tls(registry) -> None:
     registry.realm = "http://127.0.0.1:1/token"
     with pytest.raises(RegistryError, match="without TLS"):
         registry.resolve()
+
+
+def test_a_token_for_pushing_is_asked_for_with_the_login_and_goes_nowhere_else(registry, tmp_path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Registry(tmp_path / "other")
+    scope = "repository:team/a:pull,push"
+    login = Credentials("alice", "a file", "b")
+    manifest = "/v2/team/a/manifests/1"
+    with connections(registry.host, ca=registry.ca) as pool:
+        client = RegistryClient(pool, registry.host, insecure_http=False, credentials=login, scope=scope)
+        assert client.ask("HEAD", manifest, 0)[0].status == 200
+        assert client.ask("HEAD", f"https://{registry.host}{manifest}", 0)[0].status == 200
+        with pytest.raises(RegistryError, match="without TLS"):
+            client.ask("HEAD", f"http://{registry.host}{manifest}", 0)
+    token = "/token?service=registry&scope=repository%3Ateam%2Fa%3Apull%2Cpush"
+    assert registry.asked[1] == ("GET", token, login.basic())
+    assert [asked[2] for asked in registry.asked[2:]] == ["Bearer t0ken"] * 2
+    with connections(other.host, ca=other.ca) as pool:
+        client = RegistryClient(pool, registry.host, insecure_http=False, credentials=login, scope=scope)
+        client._authorization = "Bearer t0ken"
+        assert client.ask("HEAD", f"https://{other.host}{manifest}", 0)[0].status == 401
+    assert [asked[2] for asked in other.asked] == [None]
+    other.server.shutdown()
+    other.server.server_close()
 
 
 @pytest.mark.slow

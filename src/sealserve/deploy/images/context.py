@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from sealserve import __version__
 from sealserve.deploy.deployment import Deployment, load_deployment
+from sealserve.deploy.image_section import UNKNOWN_DIGEST
 from sealserve.deploy.images.dockerfile import (
     ImageParts,
     Kind,
@@ -103,10 +104,11 @@ def render_context(
     """
     deployment = load_deployment(deployment_file)
     base = deployment.image.base
-    if base is None:
+    if base is None or base.endswith(UNKNOWN_DIGEST):
         raise ConfigurationError(
-            f"{deployment_file} has no image.base, which an image is built on",
-            hint="Set it to Ubuntu 24.04, pinned by digest: `sealserve image pin ubuntu:24.04` prints it.",
+            f"{deployment_file} has no image.base with a digest, which an image is built on",
+            hint="It is Ubuntu 24.04, pinned by digest: `sealserve image pin ubuntu:24.04` prints it, and with "
+            "`--write FILE image.base` puts it there.",
         )
     require_replaceable(output, lambda: _written(output))
     wheel = build_wheel()
@@ -180,7 +182,8 @@ def _model_server(deployment: Deployment) -> str | None:
     return deployment.image.model_server
 
 
-def _image_name(deployment: Deployment, kind: Kind) -> str:
+def image_name(deployment: Deployment, kind: Kind | Literal["model"]) -> str:
+    """What the image of ``kind`` is called, with its tag. :raises ConfigurationError: image.name is not set."""
     if deployment.image.name is None:
         raise ConfigurationError("image.name is not set", hint="For example registry.example/team/classifier:1.")
     path, _, last = deployment.image.name.rpartition("/")
@@ -190,7 +193,7 @@ def _image_name(deployment: Deployment, kind: Kind) -> str:
 
 
 def _context(deployment: Deployment, kind: Kind, output: Path) -> Context:
-    name = _image_name(deployment, kind)
+    name = image_name(deployment, kind)
     if kind != "replica":
         return Context(output, kind, name)
     unmodified = deployment.model.engine == "tensorflow-serving"

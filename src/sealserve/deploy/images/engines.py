@@ -69,11 +69,9 @@ class Engine:
         if context.kind != "replica":
             raise InputError(f"the image of a {context.kind} is not signed: it is no enclave")
         unsigned = ["--build-arg", f"UNSIGNED={context.unsigned_image}"]
-        look = ["inspect", "--type", "image"] if self.name == "buildah" else ["image", "inspect"]
-        identity = "{{.FromImageID}}" if self.name == "buildah" else "{{.Id}}"
         return [
             # Where it is missing, an engine would pull what somebody pushed under this name, and we would sign that.
-            [self.name, *look, "--format", identity, context.unsigned_image],
+            self._look(context.unsigned_image),
             # Engines keep what they built, and the key does not count as a change.
             self._build(
                 context.directory / "Dockerfile.sign",
@@ -113,6 +111,24 @@ class Engine:
         for source, target in mounts:
             command.append(f"--volume={_named(source)}:{target}{'' if target == STATE else ':ro'}")
         return [*command, context.image, *arguments]
+
+    def save(self, context: Context, output: Path) -> list[Command]:
+        """Save the image that was built, a replica's when it is signed, as an archive that is not there yet."""
+        target = _named(output)
+        match self.name:
+            case "docker":
+                save = ["docker", "image", "save", "--output", str(target), context.image]
+            case "podman":
+                save = ["podman", "image", "save", "--format", "oci-archive", "--output", str(target), context.image]
+            case "buildah":
+                save = ["buildah", "push", context.image, f"oci-archive:{target}"]
+        return [self._look(context.image), save]
+
+    def _look(self, image: str) -> Command:
+        """What fails where the image is missing, and fetches nothing."""
+        look = ["inspect", "--type", "image"] if self.name == "buildah" else ["image", "inspect"]
+        identity = "{{.FromImageID}}" if self.name == "buildah" else "{{.Id}}"
+        return [self.name, *look, "--format", identity, image]
 
     def _build(self, dockerfile: Path, directory: Path, *options: str) -> Command:
         dates = ["--build-arg", "SOURCE_DATE_EPOCH=0"] if self.name == "docker" else ["--timestamp", "0"]

@@ -1,0 +1,1 @@
+"""Making one machine a cluster, and back; :mod:`~sealserve.kubernetes.machine.installing` is the way in."""
