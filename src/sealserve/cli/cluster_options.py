@@ -36,9 +36,19 @@ def connect(kubeconfig: Path | None, context: str | None) -> Cluster:
 
     :raises KubeconfigError: there is no kubeconfig, no such context in it, or its credentials cannot be had.
     """
+    import urllib3
+
     from sealserve.kubernetes.live.api import Cluster
 
     def on_wait(reason: str) -> None:
         say("note", "cyan", f"waiting for the API server: {reason}")
 
-    return Cluster.connect(kubeconfig, context, on_wait=on_wait)
+    cluster = Cluster.connect(kubeconfig, context, on_wait=on_wait)
+    if not cluster.verified:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # said once here, not for each request
+        say(
+            "warning",
+            "yellow",
+            f"the kubeconfig says not to check who answers as {cluster.server} (insecure-skip-tls-verify)",
+        )
+    return cluster

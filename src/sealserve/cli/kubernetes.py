@@ -9,7 +9,9 @@ import click
 
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
+from sealserve.cli.kubernetes_apply import apply, diff
 from sealserve.cli.kubernetes_brokers import render_brokers
+from sealserve.cli.kubernetes_delete import delete
 from sealserve.cli.kubernetes_dns import dns
 from sealserve.cli.kubernetes_doctor import doctor
 from sealserve.cli.kubernetes_install import install
@@ -19,10 +21,10 @@ from sealserve.logs import printable
 
 @click.group()
 def k8s() -> None:
-    """Describe a deployment to a Kubernetes cluster."""
+    """Describe a deployment to a Kubernetes cluster, and run it there."""
 
 
-for command in (doctor, dns, render_brokers, status, logs, scale, install):
+for command in (doctor, diff, apply, status, logs, scale, delete, dns, render_brokers, install):
     k8s.add_command(command)
 
 

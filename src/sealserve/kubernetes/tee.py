@@ -27,7 +27,7 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104 - of the pod
 _CONFIGURATION = "/etc/sealserve"
 _PLATFORM = "/platform"
 _PLATFORM_SECRET = "/platform-secret"  # noqa: S105 - a path
-_PLATFORM_KEYS = ("pck.key", "attestation.key", "pck-chain.pem")
+PLATFORM_KEYS = ("pck.key", "attestation.key", "pck-chain.pem")
 _INTEL = Kubernetes(
     epc="sgx.intel.com/epc",
     epc_in_mib=False,
@@ -95,7 +95,7 @@ def _simulated(plan: Plan) -> TeeParts:
         "image": plan.section.image,
         "command": [
             *("/usr/bin/install", "-D", "-m", "0400", "-t", f"{_PLATFORM}/machine"),
-            *(f"{_PLATFORM_SECRET}/{name}" for name in _PLATFORM_KEYS),
+            *(f"{_PLATFORM_SECRET}/{name}" for name in PLATFORM_KEYS),
         ],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
         "securityContext": container_security(),

@@ -18,14 +18,9 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
-from sealserve.errors import SealserveError, UnavailableError
-from sealserve.kubernetes.live.errors import (
-    ClusterRefusedError,
-    ConflictError,
-    ForbiddenError,
-    KubeconfigError,
-    MissingKindError,
-)
+from sealserve.errors import UnavailableError
+from sealserve.kubernetes.live.answers import cause_of, is_passing, lines_of, refusal_of, warnings_of
+from sealserve.kubernetes.live.errors import ClusterRefusedError, KubeconfigError, MissingKindError
 from sealserve.kubernetes.live.kinds import POD, Kind, describe, kind_of
 from sealserve.kubernetes.yaml_text import Object, without_comments
 
@@ -38,7 +33,10 @@ _QUICK = 5.0
 _PATIENCE = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
 _PASSING = (429, 500, 502, 503, 504)
-_CAUSES_TOLD = 8
+
+
+def _ignore(_: str) -> None:
+    pass
 
 
 class Cluster:
@@ -50,7 +48,7 @@ class Cluster:
     """
 
     def __init__(
-        self, client: ApiClient, *, patience: float = _PATIENCE, on_wait: Callable[[str], None] = lambda _: None
+        self, client: ApiClient, *, patience: float = _PATIENCE, on_wait: Callable[[str], None] = _ignore
     ) -> None:
         self._client = client
         self._patience = patience
@@ -65,7 +63,7 @@ class Cluster:
         context: str | None = None,
         *,
         patience: float = _PATIENCE,
-        on_wait: Callable[[str], None] = lambda _: None,
+        on_wait: Callable[[str], None] = _ignore,
     ) -> Self:
         """Read the kubeconfig (``KUBECONFIG``, ``~/.kube/config``, or a pod's account), and send nothing yet.
 
@@ -85,6 +83,11 @@ class Cluster:
     def server(self) -> str:
         """URL of the API server."""
         return str(self._client.configuration.host)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the server's certificate is checked, or there is none."""
+        return bool(self._client.configuration.verify_ssl) or self.server.startswith("http://")
 
     def close(self) -> None:
         self._client.rest_client.close()
@@ -126,10 +129,13 @@ class Cluster:
                 return found
             query["continue"] = following
 
-    def apply(self, thing: Object, *, dry_run: bool = False, force: bool = False) -> Object:
+    def apply(
+        self, thing: Object, *, dry_run: bool = False, force: bool = False, on_warning: Callable[[str], None] = _ignore
+    ) -> Object:
         """Server-side apply, with strict validation of fields. :returns: the object as it is then.
 
-        :param force: take fields from other managers. :raises ConflictError: without it, one of them owns a field.
+        :param force: take fields from other managers. :param on_warning: called with each warning of the server.
+        :raises ConflictError: without ``force``, another manager owns a field.
         :raises ClusterRefusedError: the server refuses the object; ``causes`` says why.
         """
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict", "force": str(force).lower()}
@@ -138,10 +144,12 @@ class Cluster:
         kind, metadata = kind_of(thing), thing["metadata"]
         path = kind.path(metadata.get("namespace"), metadata["name"])
         content = "application/apply-patch+yaml"
-        answer = self._json(
+        response = self._send(
             "PATCH", path, query=query, body=without_comments(thing), content=content, kind=kind, of=describe(thing)
         )
-        return cast("Object", answer)
+        for warning in warnings_of(response):
+            on_warning(warning)
+        return cast("Object", json.loads(response.data))
 
     def patch(
         self, kind: Kind, name: str, change: Any, *, namespace: str | None = None, subresource: str | None = None
@@ -213,7 +221,7 @@ class Cluster:
         """Lines as they are said, until the container ends."""
         query = self._log_query(container, tail=tail, since=since, timestamps=timestamps) | {"follow": "true"}
         response = self._send("GET", POD.path(namespace, pod, "log"), query=query, of=f"the log of {pod}", endless=True)
-        yield from _lines(response)
+        yield from lines_of(response)
 
     def _log_query(
         self, container: str | None, *, tail: int | None, since: int | None, timestamps: bool
@@ -232,7 +240,7 @@ class Cluster:
         if labels:
             query["labelSelector"] = _selector(labels)
         response = self._send("GET", kind.path(namespace), query=query, kind=kind, of=f"{kind.plural}", endless=True)
-        for line in _lines(response):
+        for line in lines_of(response):
             change = json.loads(line)
             if change["type"] not in {"ADDED", "MODIFIED", "DELETED"}:
                 return  # BOOKMARK was not asked for; ERROR: what was seen last is too old
@@ -306,15 +314,15 @@ class Cluster:
                     timeout=timeout,
                 )
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                trouble = f"the cluster at {self.server} cannot be reached ({_cause(error)})"
+                trouble = f"the cluster at {self.server} cannot be reached ({cause_of(error)})"
                 fatal = isinstance(error, urllib3.exceptions.MaxRetryError) and isinstance(
                     error.reason, urllib3.exceptions.SSLError
                 )
             else:
                 if response.status < 400:
                     return response
-                refusal = _refusal(response, what, kind)
-                if response.status not in _PASSING or (response.status == 500 and not _is_passing(refusal.message)):
+                refusal = refusal_of(response, what, kind)
+                if response.status not in _PASSING or (response.status == 500 and not is_passing(refusal.message)):
                     raise refusal
                 trouble, fatal = f"the cluster at {self.server} is not ready ({refusal.message})", False
             if fatal or time.monotonic() + pause > until:
@@ -379,58 +387,3 @@ def _load(configuration: Configuration, kubeconfig: Path | None, context: str | 
 
 def _selector(wanted: Mapping[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in wanted.items())
-
-
-def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[str]:
-    rest = b""
-    try:
-        for piece in response.stream(1 << 16):
-            *lines, rest = (rest + piece).split(b"\n")
-            yield from (line.decode(errors="replace") for line in lines)
-        if rest:
-            yield rest.decode(errors="replace")
-    except urllib3.exceptions.HTTPError:
-        return  # the server went away: whoever needs more asks again
-    finally:
-        response.close()
-
-
-def _refusal(response: urllib3.BaseHTTPResponse, what: str, kind: Kind | None) -> ClusterRefusedError:
-    try:
-        status = json.loads(response.data)
-        details = status.get("details") or {}
-        message = str(status.get("message") or status.get("reason"))
-    except (ValueError, AttributeError):
-        details, message = {}, response.data[:200].decode(errors="replace").strip()
-    message = message or f"HTTP {response.status}"
-    causes = tuple(
-        ": ".join(filter(None, (cause.get("field"), cause.get("message")))) for cause in details.get("causes") or ()
-    )[:_CAUSES_TOLD]
-    if response.status in (401, 403) and "violates PodSecurity" not in message:
-        return ForbiddenError(
-            f"the cluster does not permit {what}: {message}",
-            status=response.status,
-            causes=causes,
-            hint="Ask whoever runs the cluster for this permission, or use another account (--context).",
-        )
-    if response.status == 404 and kind is not None and not details.get("name"):
-        brings = kind.comes_with or "a newer Kubernetes"
-        return MissingKindError(
-            f"the cluster does not know the kind {kind} ({kind.api_version})",
-            status=404,
-            hint=f"It comes with {brings}.",
-        )
-    error: type[ClusterRefusedError] = ConflictError if response.status == 409 else ClusterRefusedError
-    return error(f"the cluster refuses {what}: {message}", status=response.status, causes=causes)
-
-
-def _is_passing(message: str) -> bool:
-    """Whether an internal error is one that goes by: of etcd, or of a webhook that does not answer."""
-    return any(word in message for word in ("etcdserver", "connection refused", "timeout", "timed out", "EOF"))
-
-
-def _cause(error: BaseException) -> str:
-    reason = getattr(error, "reason", None) or error
-    return (
-        error.message if isinstance(error, SealserveError) else str(reason).rpartition(": ")[2] or type(reason).__name__
-    )

@@ -55,9 +55,8 @@ def _nginx(cluster: Cluster, plan: Plan) -> EdgeState:
         return EdgeState(True, None, {name: (f"{host}:{port['port']}",) for name, port in ports.items()})
     if kind == "NodePort":
         return EdgeState(True, None, _node_ports(cluster, service))
-    given = [
-        each.get("ip") or each.get("hostname") for each in service["status"].get("loadBalancer", {}).get("ingress", ())
-    ]
+    balancer = service.get("status", {}).get("loadBalancer", {})
+    given = [each.get("ip") or each.get("hostname") for each in balancer.get("ingress", ())]
     if given:
         return EdgeState(True, None, {name: _at(given, port["port"]) for name, port in ports.items()})
     return EdgeState(
@@ -124,7 +123,7 @@ def _trouble(pod: Object) -> str | None:
 
 def _service(cluster: Cluster, plan: Plan) -> Object:
     found = cluster.get(SERVICE, plan.name, namespace=plan.namespace)
-    return {"spec": {"type": "ClusterIP", "ports": []}, "status": {}} if found is None else found
+    return {"spec": {"type": "ClusterIP", "ports": []}} if found is None else found
 
 
 def _ports(service: Object) -> dict[str, Object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealserve.errors import ConfigurationError, InputError
+from sealserve.errors import ConfigurationError, InputError, TrustError, UnavailableError
 
 
 class ClusterRefusedError(InputError):
@@ -31,3 +31,23 @@ class MissingKindError(ClusterRefusedError):
 
 class KubeconfigError(ConfigurationError):
     """There is no kubeconfig, no such context in it, or its credentials cannot be had."""
+
+
+class ObjectsRefusedError(InputError):
+    """The API server's dry run refuses objects, so that nothing was applied."""
+
+
+class NotPermittedError(TrustError):
+    """The key broker's policy would refuse the replicas that are to be applied, or those that run."""
+
+
+class ReplicasRefusedError(TrustError):
+    """The key broker refused replicas that were applied."""
+
+
+class RolloutFailedError(InputError):
+    """Replicas cannot come up as they were applied: no image, no pods, or they end."""
+
+
+class RolloutTimeoutError(UnavailableError):
+    """Replicas, or what leads to them, are not ready in time."""

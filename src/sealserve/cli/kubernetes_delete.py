@@ -1,0 +1,100 @@
+"""``sealserve k8s delete``: a deployment out of its cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from sealserve.cli.cluster_options import cluster_options, connect
+from sealserve.cli.deployment_option import deployment_option
+from sealserve.cli.failures import final_event
+from sealserve.cli.rollout_display import Account
+from sealserve.cli.signals import interrupted_by_termination
+from sealserve.errors import InputError
+from sealserve.logs import printable
+
+
+@click.command(short_help="Take a deployment out of its cluster.")
+@deployment_option
+@cluster_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--keep-namespace", is_flag=True, help="Leave the namespace, even if `apply` made it.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, max=86_400),
+    default=300.0,
+    show_default=True,
+    help="Seconds to wait until all is gone.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def delete(
+    *,
+    file: Path,
+    kubeconfig: Path | None,
+    context: str | None,
+    yes: bool,
+    keep_namespace: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Delete everything of a deployment in its cluster, and wait until it is gone.
+
+    It is found by its labels, so that what an interrupted run left goes as well. The namespace goes if `apply` made it
+    and nobody else has something in it. The key broker, the sealed model and claims of yours stay.
+    """
+    from sealserve.deploy import load_deployment
+    from sealserve.kubernetes.live.deleting import delete_deployment
+
+    deployment = load_deployment(file)
+    section = deployment.kubernetes
+    namespace = deployment.name if section is None or section.namespace is None else section.namespace
+    account = Account(as_json=as_json)
+    with (
+        interrupted_by_termination(),
+        final_event(enabled=as_json, changes=account.changes),
+        connect(kubeconfig, context) as cluster,
+    ):
+        _confirm(f"Delete {deployment.name} from the namespace {namespace} of {cluster.server}?", yes=yes)
+        with _waiting(quiet=as_json) as on_wait:
+            deleted = delete_deployment(
+                cluster,
+                name=deployment.name,
+                namespace=namespace,
+                keep_namespace=keep_namespace,
+                timeout=timeout,
+                on_change=account.change,
+                on_wait=on_wait,
+            )
+    if as_json:
+        click.echo(json.dumps({"changes": account.changes, "namespace": namespace, "namespace_kept": deleted.kept}))
+        return
+    click.echo(printable(f"nothing of {deployment.name} is left in {cluster.server}"))
+    if deleted.kept is not None:
+        click.echo(printable(f"the namespace {namespace} stays: {deleted.kept}"))
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("nobody is here to be asked", hint="Say --yes to delete without being asked.")
+    click.confirm(question, abort=True, err=True)
+
+
+@contextlib.contextmanager
+def _waiting(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Tell what is waited for, when it changes."""
+    told = ""
+
+    def on_wait(text: str) -> None:
+        nonlocal told
+        if text != told and not quiet:
+            click.echo(printable(f"waiting until gone: {text}"), err=True)
+        told = text
+
+    yield on_wait

@@ -1,0 +1,245 @@
+"""Applying a deployment's objects: all of them, or, where the server's dry run refuses one, none.
+
+Server-side apply: https://kubernetes.io/docs/reference/using-api/server-side-apply/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sealserve.errors import InputError, SealserveError
+from sealserve.kubernetes.live.api import Cluster
+from sealserve.kubernetes.live.errors import (
+    ClusterRefusedError,
+    ConflictError,
+    ForbiddenError,
+    MissingKindError,
+    ObjectsRefusedError,
+)
+from sealserve.kubernetes.live.handover import MADE_NAMESPACE, claim_again, with_annotations, with_scale
+from sealserve.kubernetes.live.kinds import (
+    AUTOSCALER,
+    DEPLOYMENT,
+    NAMESPACE,
+    POD,
+    REPLICA_SET,
+    SCALED_OBJECT,
+    SERVICE,
+    VOLUME,
+    Kind,
+    describe,
+    kind_of,
+)
+from sealserve.kubernetes.live.owned import KEPT_BY_APPLY, owned_objects, served
+from sealserve.kubernetes.live.rights import all_missing
+from sealserve.kubernetes.yaml_text import Object
+
+_PAUSE = 0.5
+_NAMESPACE_PATIENCE = 60.0
+_LAST = (DEPLOYMENT, AUTOSCALER, SCALED_OBJECT)  # so that what their pods mount is there
+_VIOLATION = "would violate PodSecurity"
+_CONFLICT = re.compile(r'(\S+): conflict with "([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of an object."""
+
+    kind: str
+    name: str
+    what: Literal["created", "changed", "unchanged", "removed"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Where what happens is told while it happens. A warning may be told twice."""
+
+    change: Callable[[Change], None]
+    warning: Callable[[str], None]
+
+
+def apply_objects(cluster: Cluster, objects: Sequence[Object], *, told: Told, force: bool = False) -> list[Object]:
+    """Apply a namespace, which is the first of ``objects``, and everything in it.
+
+    Everything is tried by dry run first. A namespace has to be there for that: if it is not, it is made, and deleted
+    again when something in it is refused.
+
+    :param force: take fields from other managers. :returns: the objects as they are then.
+    :raises ObjectsRefusedError: the dry run refuses something; tells all of it, and nothing was applied.
+    :raises ForbiddenError: a permission is missing; names all that are. Nothing was applied.
+    :raises SealserveError: the cluster went away in the middle. Applying once more puts right what is missing.
+    """
+    namespace, *others = objects
+    name = namespace["metadata"]["name"]
+    others.sort(key=lambda thing: kind_of(thing) in _LAST)
+    try:
+        live = _lasting_namespace(cluster, name, told)
+        _require_kinds(cluster, others)
+        others = [_scaled(cluster, thing, told=told, force=force) for thing in others]
+        namespaces = _changeable_namespace(cluster, namespace, live, told=told, force=force)
+        applied = []
+        with _unmade_if_refused(cluster, name, new=live is None, told=told):
+            if live is None:
+                applied += [_apply(cluster, thing, before={}, told=told, force=force) for thing in namespaces]
+            tried = list(zip(others, _dry_run(cluster, others, told=told, force=force), strict=True))
+            if live is not None:
+                applied += [_apply(cluster, thing, before=live, told=told, force=force) for thing in namespaces]
+            # A dry run does not look whether a port of the nodes is free, so that Services come before all else.
+            for thing, before in tried:
+                if kind_of(thing) == SERVICE:
+                    applied.append(_apply(cluster, thing, before=before, told=told, force=force))
+        for thing, before in tried:
+            if kind_of(thing) != SERVICE:
+                applied.append(_apply(cluster, thing, before=before, told=told, force=force))
+    except ForbiddenError as error:
+        raise all_missing(cluster, error, _needed(objects), namespace=name) from error
+    return applied
+
+
+def prune(cluster: Cluster, objects: Sequence[Object], *, name: str, namespace: str, told: Told) -> None:
+    """Remove what an earlier apply of the deployment ``name`` made, and is not among ``objects`` any more.
+
+    Data and secrets stay (:data:`KEPT_BY_APPLY`): ``k8s delete`` takes them with everything else.
+    """
+    rendered = {(kind_of(thing), thing["metadata"]["name"]) for thing in objects}
+    for thing in owned_objects(cluster, name=name, namespace=namespace):
+        kind, own = kind_of(thing), thing["metadata"]["name"]
+        if kind not in KEPT_BY_APPLY and (kind, own) not in rendered:
+            cluster.delete(kind, own, namespace=namespace, uid=thing["metadata"]["uid"])
+            told.change(Change(kind.name, own, "removed"))
+
+
+def _needed(objects: Sequence[Object]) -> dict[Kind, tuple[str, ...]]:
+    """What has to be permitted: to apply these objects, look at the rollout, and remove what is not rendered now."""
+    verbs: dict[Kind, tuple[str, ...]] = {}
+    for kind in map(kind_of, objects):
+        verbs[kind] = ("get", "create", "patch") + (("list", "delete") if kind.namespaced else ())
+    return verbs | {POD: ("list", "delete"), REPLICA_SET: ("list",)}
+
+
+def _lasting_namespace(cluster: Cluster, name: str, told: Told) -> Object | None:
+    """The namespace as it is now, if it is; one that is being deleted is waited for."""
+    until = time.monotonic() + _NAMESPACE_PATIENCE
+    while (live := cluster.get(NAMESPACE, name)) is not None and live["metadata"].get("deletionTimestamp"):
+        told.warning(f"the namespace {name} is being deleted: it is made again when it is gone")
+        if time.monotonic() > until:
+            raise InputError(
+                f"the namespace {name} is being deleted, and something keeps it from going",
+                hint=f"`kubectl get namespace {name} -o yaml` says what. Apply again when it is gone.",
+            )
+        time.sleep(_PAUSE)
+    return live
+
+
+def _changeable_namespace(
+    cluster: Cluster, namespace: Object, live: Object | None, *, told: Told, force: bool
+) -> list[Object]:
+    """The namespace as it is to be applied; none where it is there and others look after it."""
+    if live is None or MADE_NAMESPACE in live["metadata"].get("annotations", {}):
+        namespace = with_annotations(namespace, {MADE_NAMESPACE: "true"})
+    try:
+        _dry_run(cluster, [namespace], told=told, force=force)
+    except ForbiddenError:
+        if live is None:
+            raise
+        told.warning(
+            f"the namespace {namespace['metadata']['name']} stays as it is: you may not change it. Whoever made it "
+            "decides whether it enforces the restricted Pod Security Standard"
+        )
+        return []
+    return [namespace]
+
+
+def _require_kinds(cluster: Cluster, objects: Sequence[Object]) -> None:
+    kinds: list[Kind] = list(dict.fromkeys(map(kind_of, objects)))
+    there = served(cluster, kinds)
+    if missing := [kind for kind in kinds if kind not in there]:
+        raise MissingKindError(
+            f"the cluster does not know {', '.join(f'{kind} ({kind.api_version})' for kind in missing)}: nothing was "
+            "applied",
+            status=404,
+            hint="\n".join(dict.fromkeys(f"It comes with {kind.comes_with}." for kind in missing)),
+        )
+
+
+def _scaled(cluster: Cluster, thing: Object, *, told: Told, force: bool) -> Object:
+    if kind_of(thing) != DEPLOYMENT:
+        return thing
+    metadata = thing["metadata"]
+    live = cluster.get(DEPLOYMENT, metadata["name"], namespace=metadata["namespace"])
+    thing, note = with_scale(thing, live, force=force)
+    if note:
+        told.warning(note)
+    return thing
+
+
+def _dry_run(cluster: Cluster, objects: Sequence[Object], *, told: Told, force: bool) -> list[Object]:
+    """What the objects would become."""
+    refusals: list[tuple[str, str | None]] = []
+    outcome = []
+    for thing in objects:
+        warnings: list[str] = []
+        try:
+            outcome.append(cluster.apply(thing, dry_run=True, force=force, on_warning=warnings.append))
+        except ForbiddenError:
+            raise
+        except ClusterRefusedError as error:
+            refusals.append((_explained(thing, error), error.hint))
+            if isinstance(error, ConflictError):
+                refusals[-1] = (refusals[-1][0], "--force-conflicts takes these fields from whoever set them.")
+        for warning in warnings:
+            # Pods are made later and by others, so that a Deployment is only warned of what its pods will not do.
+            if _VIOLATION in warning:
+                refusals.append((f"{describe(thing)}: {warning}", None))
+            else:
+                told.warning(f"{describe(thing)}: {warning}")
+    if refusals:
+        raise ObjectsRefusedError(
+            f"the cluster refuses {len(refusals)} of {len(objects)} objects, and nothing was applied:\n"
+            + "\n".join(f"  {text}" for text, _ in refusals),
+            hint="\n".join(dict.fromkeys(hint for _, hint in refusals if hint)) or None,
+        )
+    return outcome
+
+
+def _explained(thing: Object, error: ClusterRefusedError) -> str:
+    owned = [match.groups() for cause in error.causes if (match := _CONFLICT.match(cause))]
+    if owned and isinstance(error, ConflictError):
+        fields = ", ".join(f"{field} by {manager}" for field, manager in owned)
+        return f"{describe(thing)}: somebody else has set {fields}"
+    text = error.message.removeprefix(f"the cluster refuses {describe(thing)}: ")
+    return f"{describe(thing)}: {text}"
+
+
+@contextlib.contextmanager
+def _unmade_if_refused(cluster: Cluster, namespace: str, *, new: bool, told: Told) -> Iterator[None]:
+    """Delete a namespace that was made just now, if the block fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        if new:
+            with contextlib.suppress(SealserveError):
+                if cluster.delete(NAMESPACE, namespace):
+                    told.change(Change(NAMESPACE.name, namespace, "removed"))
+        raise
+
+
+def _apply(cluster: Cluster, thing: Object, *, before: Object, told: Told, force: bool) -> Object:
+    """Apply one object. :param before: what the dry run gave."""
+    after = cluster.apply(thing, force=force, on_warning=lambda text: told.warning(f"{describe(thing)}: {text}"))
+    if kind_of(thing) == VOLUME:
+        claim_again(cluster, after)
+    told.change(Change(thing["kind"], thing["metadata"]["name"], _what(before, after)))
+    return after
+
+
+def _what(before: Object, after: Object) -> Literal["created", "changed", "unchanged"]:
+    version = before.get("metadata", {}).get("resourceVersion")
+    if not version:
+        return "created"
+    return "unchanged" if version == after["metadata"]["resourceVersion"] else "changed"

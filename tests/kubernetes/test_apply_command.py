@@ -1,0 +1,175 @@
+"""``sealserve k8s apply``, ``diff`` and ``delete``: options, what they say, and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from fake_api_server import FakeApiServer, ended, kubeconfig
+from kubernetes_cases import NGINX, REPLICA
+from small_model import write_doubling_model
+
+from sealserve.cli.kubernetes import k8s
+from sealserve.errors import SealserveError
+from sealserve.kubernetes.live import kinds
+from sealserve.local.owner import prepare_owner
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deployment whose owner has prepared everything."""
+    directory = tmp_path_factory.mktemp("prepared")
+    write_doubling_model(directory / "model")
+    content = {
+        "name": "photos",
+        "model": {"name": "doubling", "path": "model"},
+        "broker": {"listen": "0.0.0.0:4433"},
+        "image": {"brokers": ["photos-broker.photos.svc:4433"]},
+        "kubernetes": {
+            "image": REPLICA,
+            "sealed_model": {"claim": "sealed-model"},
+            "broker": "192.0.2.10:4433",
+            "edge": {"image": NGINX, "service": "ClusterIP"},
+        },
+    }
+    (directory / "deployment.yaml").write_text(yaml.safe_dump(content))
+    prepare_owner(directory / "deployment.yaml")
+    return directory / "deployment.yaml"
+
+
+@dataclass
+class _Shell:
+    """Runs commands about a deployment in a cluster."""
+
+    server: FakeApiServer
+    file: Path
+    kubeconfig: Path
+
+    def run(self, command: str, *options: str) -> Result:
+        arguments = [command, "-f", str(self.file), "--kubeconfig", str(self.kubeconfig), *options]
+        return CliRunner().invoke(k8s, arguments, standalone_mode=False)
+
+    def code(self, command: str, *options: str) -> int:
+        """The exit code, which for errors is the command line's to make of them."""
+        result = self.run(command, *options)
+        if isinstance(result.exception, SealserveError):
+            return result.exception.exit_code
+        return result.return_value or result.exit_code
+
+
+@pytest.fixture
+def shell(prepared: Path, tmp_path: Path) -> Iterator[_Shell]:
+    server = FakeApiServer()
+    with server.running() as url:
+        yield _Shell(server, prepared, kubeconfig(tmp_path, url))
+
+
+def test_an_apply_says_of_every_replica_that_it_is_attested_and_where_clients_connect(shell: _Shell) -> None:
+    result = shell.run("apply")
+    assert result.exception is None
+    lines = result.stdout.splitlines()
+    assert sum(line.endswith("attested, serving") for line in lines) == 2
+    assert "2 of 2 replicas are attested and serve" in lines
+    assert "gRPC: photos.photos.svc:8500" in lines
+    assert f"  sealserve verify photos.photos.svc:8500 -f {shell.file}" in lines
+    secret = shell.server.get(kinds.SECRET, "photos-simulated-platform")
+    assert set(secret["data"]) == {"pck.key", "attestation.key", "pck-chain.pem"}
+    assert not any(value in result.output for value in secret["data"].values())
+
+
+def test_scripts_get_one_object(shell: _Shell) -> None:
+    told = json.loads(shell.run("apply", "--json").stdout)
+    assert (told["policy"], told["serving"], told["edge"]["ready"]) == ("permitted", 2, True)
+    assert len(told["measurement"]["mrenclave"]) == 64
+    assert [each["state"] for each in told["replicas"]] == ["serving", "serving"]
+    assert {"kind": "Secret", "name": "photos-simulated-platform", "what": "created"} in told["changes"]
+
+
+def test_a_refused_replica_is_exit_code_4_and_scripts_get_the_reason(shell: _Shell) -> None:
+    shell.server.pods = lambda _: ended("broker-refused", "the key broker refused: not-granted")
+    result = shell.run("apply", "--json")
+    told = json.loads(result.stdout)
+    assert (told["exit_code"], told["reason"]) == (4, "replicas-refused")
+    assert told["replicas"][0]["reason"] == "the key broker refused: not-granted"
+
+
+def test_a_measurement_that_the_policy_does_not_know_is_refused_before_anything_is_applied(
+    shell: _Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sealserve.evidence import SimulatedEnclave
+    from sealserve.kubernetes.live import policy_check
+
+    monkeypatch.setattr(policy_check, "measure_simulated_enclave", lambda _: SimulatedEnclave(bytes(32), bytes(32)))
+    result = shell.run("apply")
+    assert "sealserve prepare" in str(getattr(result.exception, "hint", None))
+    assert shell.code("apply") == 4
+    assert shell.server.objects == {}
+    assert shell.code("apply", "--skip-policy-check") == 0
+
+
+def test_without_a_broker_at_hand_it_is_said_that_nothing_is_known(shell: _Shell, tmp_path: Path) -> None:
+    content = yaml.safe_load(shell.file.read_text())
+    state = shell.file.parent / ".sealserve"
+    content |= {
+        "state": str(tmp_path / "state"),
+        "model": {"name": "doubling", "path": str(shell.file.parent / "model")},
+    }
+    content["image"]["broker_ca"] = str(state / "owner" / "ca.pem")
+    (tmp_path / "state" / "platform").mkdir(parents=True)
+    (tmp_path / "state" / "platform" / "simulated").symlink_to(state / "platform" / "simulated")
+    shell.file = tmp_path / "deployment.yaml"
+    shell.file.write_text(yaml.safe_dump(content))
+    told = json.loads(shell.run("apply", "--json").stdout)
+    assert told["policy"] == "unknown"
+    assert any("its store is not here" in warning for warning in told["warnings"])
+
+
+def test_an_apply_that_does_not_wait_looks_once_and_removes_nothing(shell: _Shell) -> None:
+    shell.run("apply")
+    old = {"name": "old", "namespace": "photos", "labels": shell.server.find(kinds.SERVICE)[0]["metadata"]["labels"]}
+    shell.server.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": old})
+    shell.run("apply", "--no-wait")
+    assert any(thing["metadata"]["name"] == "old" for thing in shell.server.find(kinds.CONFIG_MAP))
+    shell.run("apply")
+    assert not any(thing["metadata"]["name"] == "old" for thing in shell.server.find(kinds.CONFIG_MAP))
+
+
+def test_differences_are_an_exit_code_for_those_who_ask(shell: _Shell) -> None:
+    assert shell.code("diff") == 0
+    assert shell.code("diff", "--exit-code") == 1
+    shell.run("apply")
+    assert shell.code("diff", "--exit-code") == 0
+    assert json.loads(shell.run("diff", "--json").stdout) == {"differences": [], "judged_by_server": True}
+
+
+def test_nothing_is_deleted_that_nobody_confirmed(shell: _Shell) -> None:
+    shell.run("apply")
+    assert shell.code("delete") == 3
+    assert shell.server.find(kinds.DEPLOYMENT)
+    assert shell.code("delete", "--yes") == 0
+    assert shell.server.objects == {}
+    assert "nothing of photos is left" in shell.run("delete", "--yes").stdout
+
+
+def test_help_needs_no_client_of_kubernetes() -> None:
+    program = (
+        "import sys\nfrom click.testing import CliRunner\nfrom sealserve.cli.kubernetes import k8s\n"
+        "for words in (['--help'], ['apply', '--help'], ['delete', '--help']):\n"
+        "    assert CliRunner().invoke(k8s, words).exit_code == 0\n"
+        "assert not {'kubernetes', 'urllib3', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_context_that_is_not_there_is_an_error_about_the_kubeconfig(shell: _Shell) -> None:
+    result: Any = shell.run("apply", "--context", "nowhere")
+    assert result.exception.exit_code == 3
+    assert "--context" in result.exception.hint
