@@ -22,6 +22,7 @@ from sealserve.client import attest
 from sealserve.client.receipt_files import read_receipt_file
 from sealserve.client.receipt_report import judge_receipt
 from sealserve.ratls import spki_digest
+from sealserve.serving.rest.server import METRICS_PATH
 from sealserve.wire.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from sealserve.wire.tensorflow_serving_pb2 import GetModelStatusRequest, GetModelStatusResponse
 
@@ -36,6 +37,7 @@ class Running:
     process: Process
     grpc: int
     rest: int
+    metrics: int
 
     def channel(self) -> grpc.Channel:
         """Plain gRPC that knows the server by the certificate it was seen to have."""
@@ -45,9 +47,19 @@ class Running:
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any, bytes]:
         """Status, JSON (None for other text), and SHA-256 of the key of the TLS session that both came through."""
+        status, text, is_json, key = self._exchange(self.rest, method, path, body)
+        return status, json.loads(text) if is_json else None, key
+
+    def told(self, path: str = METRICS_PATH, *, port: int | None = None) -> tuple[int, str]:
+        """Status and text, of the port for metrics if no other is named."""
+        status, text, *_ = self._exchange(port or self.metrics, "GET", path, None)
+        return status, text.decode()
+
+    @staticmethod
+    def _exchange(port: int, method: str, path: str, body: Any) -> tuple[int, bytes, bool, bytes]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with socket.create_connection(("127.0.0.1", self.rest), timeout=20) as raw:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
             stream = context.wrap_socket(raw, server_hostname=NAME)
             key = spki_digest(x509.load_der_x509_certificate(stream.getpeercert(binary_form=True) or b""))
             connection = http.client.HTTPConnection("127.0.0.1")
@@ -57,15 +69,16 @@ class Running:
             is_json = answer.headers.get_content_type() == "application/json"
             text = answer.read()
             connection.close()
-        return answer.status, json.loads(text) if is_json else None, key
+        return answer.status, text, is_json, key
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     place = Place(tmp_path_factory.mktemp("doors") / "place")
-    with place.broker(), place.replica("--rest-listen", "127.0.0.1:0") as process:
+    doors = ("--rest-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+    with place.broker(), place.replica(*doors) as process:
         ready = process.until("replica-ready")
-        yield Running(place, process, ready["port"], ready["rest_port"])
+        yield Running(place, process, ready["port"], ready["rest_port"], process.until("metrics-listening")["port"])
         assert process.stop() == 0
 
 
@@ -107,6 +120,52 @@ def test_rest_without_tls_is_not_answered(running: Running) -> None:
     with socket.create_connection(("127.0.0.1", running.rest), timeout=20) as plain:
         plain.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"HTTP/" not in plain.recv(100)
+
+
+def test_metrics_count_requests_and_attestations_at_a_port_of_their_own(running: Running) -> None:
+    def count(name: str) -> float:
+        status, text = running.told()
+        assert status == 200
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+    answered = ':tensorflow:serving:request_count{model_name="m",status="OK"}'
+    evidence = "sealserve_replica_attestation_seconds_count"
+    before = count(answered), count(evidence)
+    assert running.ask("POST", "/v1/models/m:predict", {"instances": [1]})[0] == 200
+    attest(f"127.0.0.1:{running.grpc}", running.place.client_policy())
+    assert (count(answered), count(evidence)) == (before[0] + 1, before[1] + 1)
+    text = running.told()[1]
+    for line in (
+        'sealserve_replica_state{state="serving"} 1.0',
+        'sealserve_replica_state{state="waiting"} 0.0',
+        'sealserve_replica_tee{tee="simulated"} 1.0',
+        'sealserve_replica_requests_in_flight{API="GRPC"} 0.0',
+        'sealserve_replica_requests_limit{API="GRPC"} 64.0',
+        'sealserve_model_state{model_name="m",version="1"} 30.0',
+    ):
+        assert line in text.splitlines()
+    assert count('sealserve_replica_grants_total{outcome="granted"}') >= 1
+    assert "certificate_expiry" not in text  # its own does not end
+
+
+def test_nothing_else_is_behind_that_port_and_metrics_are_behind_no_other(running: Running) -> None:
+    assert [running.told(path)[0] for path in ("/", "/readyz", "/v1/models/m")] == [404] * 3
+    assert running.told(METRICS_PATH, port=running.rest)[0] == 404
+    with socket.create_connection(("127.0.0.1", running.metrics), timeout=20) as plain:
+        plain.sendall(f"GET {METRICS_PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert b"HTTP/" not in plain.recv(100)
+
+
+def test_metrics_have_no_name_that_a_caller_chose(running: Running) -> None:
+    for name in ("chosen-1", "m:chosen"):
+        assert running.ask("POST", f"/v1/models/{name}:predict", {"instances": [1]})[0] in {400, 404}
+    infer = ModelInferRequest(model_name="chosen-2", id="chosen")
+    with running.channel() as channel, pytest.raises(grpc.RpcError):
+        channel.unary_unary(INFER)(infer.SerializeToString(), timeout=20, metadata=[("chosen", "chosen")])
+    text = running.told()[1]
+    assert "chosen" not in text
+    assert running.place.first.hex() not in text
+    assert ':tensorflow:serving:request_count{model_name="",status="NOT_FOUND"}' in text
 
 
 def test_the_model_service_tells_status_and_takes_no_configuration_from_callers(running: Running) -> None:

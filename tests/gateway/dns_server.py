@@ -1,4 +1,4 @@
-"""A DNS server that answers every question for an address of one name with the addresses of the moment (RFC 1035)."""
+"""A DNS server that answers questions for addresses of a few names with the addresses of the moment (RFC 1035)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _ADDRESS = 1
 
 
 class DnsServer:
-    """Listens on loopback, until it is closed. :ivar addresses: what it answers."""
+    """Listens on loopback, until it is closed. :ivar addresses: what it answers, by name."""
 
-    def __init__(self, name: str, addresses: list[str]) -> None:
-        self._name = b"".join(struct.pack("B", len(label)) + label.encode() for label in name.split(".")) + b"\0"
-        self.addresses = addresses
+    def __init__(self, *names: str) -> None:
+        self._names = {_encoded(name): name for name in names}
+        self.addresses: dict[str, list[str]] = {name: [] for name in names}
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.address = Address("127.0.0.1", self._socket.getsockname()[1])
@@ -36,9 +36,9 @@ class DnsServer:
     def _answer(self, question: bytes) -> bytes:
         end = question.index(b"\0", 12) + 1
         kind, _ = struct.unpack(">HH", question[end : end + 4])
-        known = question[12:end] == self._name
-        found = self.addresses if known and kind == _ADDRESS else []
-        header = question[:2] + struct.pack(">HHHHH", 0x8180 if known else 0x8183, 1, len(found), 0, 0)
+        name = self._names.get(question[12:end])
+        found = self.addresses[name] if name is not None and kind == _ADDRESS else []
+        header = question[:2] + struct.pack(">HHHHH", 0x8183 if name is None else 0x8180, 1, len(found), 0, 0)
         records = [
             b"\xc0\x0c" + struct.pack(">HHIH", _ADDRESS, 1, _TTL, 4) + socket.inet_aton(address) for address in found
         ]
@@ -48,3 +48,7 @@ class DnsServer:
         self._closed.set()
         self._thread.join()
         self._socket.close()
+
+
+def _encoded(name: str) -> bytes:
+    return b"".join(struct.pack("B", len(label)) + label.encode() for label in name.split(".")) + b"\0"

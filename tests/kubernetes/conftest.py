@@ -8,10 +8,9 @@ import pytest
 from fake_api_server import FakeApiServer, connected
 from live_case import Case
 
-# The model is the local cluster's.
-sys.path.append(str(Path(__file__).parent.parent / "local"))
-# A PostgreSQL is the brokers' tests.
-sys.path.append(str(Path(__file__).parent.parent / "broker"))
+# Models are the local cluster's tests', PostgreSQL is the broker's, and parties are the enclave's.
+for _room in ("local", "broker", "enclave"):
+    sys.path.append(str(Path(__file__).parent.parent / _room))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from sealserve.kubernetes import render_kubernetes
 MODEL_SIZE = 100_000_000
 AUTHORITY = "-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n"
 REPLICA = "registry.example/team/classifier@sha256:" + 64 * "1"
+CANARY = "registry.example/team/classifier@sha256:" + 64 * "4"
 NGINX = "nginx:1.29@sha256:" + 64 * "2"
 
 SMALLEST: dict[str, Any] = {
@@ -65,6 +66,30 @@ CASES: dict[str, dict[str, Any]] = {
         "cloud": "alibaba-g7t:cn-hangzhou",
         "model": {"engine": "tensorflow-serving"},
         "kubernetes": {"edge": {"kind": "transport-server", "controller_namespace": "nginx-ingress"}},
+    },
+    "nginx-canary-simulated": {
+        "gateway": {"rest_listen": "127.0.0.1:8501"},
+        "kubernetes": {
+            "namespace": "serving",
+            "canary": {"image": CANARY, "weight": 5, "count": 2},
+            "monitoring": {"namespace": "monitoring", "labels": {"release": "prometheus"}},
+            "autoscaling": {"min": 2, "max": 8, "requests": 8, "through": "prometheus"},
+        },
+    },
+    "gateway-canary-sgx": {
+        "tee": "sgx",
+        "kubernetes": {
+            "edge": {"kind": "gateway", "gateway": "shared", "controller_namespace": "traefik"},
+            "canary": {"image": CANARY},
+            "monitoring": {"namespace": "monitoring", "rules": False, "dashboard": False},
+            "autoscaling": {
+                "max": 8,
+                "cpu": 80,
+                "requests": 8,
+                "through": "keda",
+                "server": "http://prometheus-operated.monitoring.svc:9090",
+            },
+        },
     },
     "node-port-simulated": {
         "image": {"brokers": ["photos-broker.photos.svc.cluster.local:4433"]},

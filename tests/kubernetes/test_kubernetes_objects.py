@@ -14,7 +14,14 @@ from restricted import violations
 
 from sealserve.kubernetes.plan import OLDEST_VERSION
 
-_OTHERS = {"Gateway", "TLSRoute", "TransportServer"}  # no part of Kubernetes itself
+_OTHERS = {
+    "Gateway",
+    "TLSRoute",
+    "TransportServer",
+    "PodMonitor",
+    "PrometheusRule",
+    "ScaledObject",
+}  # no part of Kubernetes itself
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +98,12 @@ def test_selectors_find_the_pods_that_they_are_for(objects: list[dict[str, Any]]
                 assert _selected(objects, spec["selector"]["matchLabels"]) == [name]
             case "NetworkPolicy":
                 assert _selected(objects, spec["podSelector"]["matchLabels"]) == [name]
-            case "HorizontalPodAutoscaler":
+            case "HorizontalPodAutoscaler" | "ScaledObject":
                 assert spec["scaleTargetRef"]["name"] in _pods(objects)
             case "Service" if "selector" in spec:
                 (pod,) = _selected(objects, spec["selector"])
                 names = {port["name"] for port in _pods(objects)[pod]["spec"]["containers"][0]["ports"]}
-                assert {port["targetPort"] for port in spec["ports"]} == names
+                assert {port["targetPort"] for port in spec["ports"]} == names - {"metrics"}
                 assert pod == ("photos-replica" if component == "replica" else pod)
     for name, pod in _pods(objects).items():
         for constraint in pod["spec"]["topologySpreadConstraints"]:
@@ -107,7 +114,15 @@ def test_every_pod_has_a_policy_and_only_the_edge_reaches_replicas(objects: list
     policies = {found["metadata"]["name"]: found["spec"] for found in of_kind(objects, "NetworkPolicy")}
     assert set(policies) == set(_pods(objects))
     assert all(policy["policyTypes"] == ["Ingress", "Egress"] for policy in policies.values())
-    (way_in,) = policies["photos-replica"]["ingress"]
+    way_in, *for_metrics = policies["photos-replica"]["ingress"]
+    monitored = bool(of_kind(objects, "PodMonitor"))
+    assert [port["port"] for way in for_metrics for port in way["ports"]] == [8502] * monitored
+    assert 8502 not in {port["port"] for port in way_in["ports"]}
+    if "photos-replica-canary" in policies:
+        assert {**policies["photos-replica-canary"], "podSelector": 0} == {
+            **policies["photos-replica"],
+            "podSelector": 0,
+        }
     if any(found["spec"].get("type") == "NodePort" for found in of_kind(objects, "Service")):
         assert "from" not in way_in
     else:

@@ -13,6 +13,7 @@ from sealserve.serving import admission as admission_module
 from sealserve.serving.admission import Admission
 from sealserve.serving.errors import CallerGoneError, NoMessageError, NotReadyError, OverloadedError
 from sealserve.serving.limits import Limits
+from sealserve.serving.load import Load
 from sealserve.threads import RequestThreads
 
 
@@ -172,6 +173,7 @@ def test_work_is_bounded_by_number_and_by_bytes_and_given_back():
     with admission.work(Call(), 1), admission.work(Call(), 1):
         with pytest.raises(OverloadedError), admission.work(Call(), 1):
             pass
+        assert admission.load == Load(working=2, most=2, refused=2)
         gone = Call()
         gone.cancel()
         with pytest.raises(CallerGoneError), admission.work(gone, 1):

@@ -230,6 +230,7 @@ class Broker:
             store=self._store,
             grants=self._grants,
             counts=self.counts,
+            connections=self._settings.limits.connections,
         )
 
     def _counts(self) -> Counts:

@@ -17,6 +17,11 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Where to serve gRPC over TLS.")
 @click.option("--rest-listen", metavar="HOST:PORT", help="Where to serve REST over TLS; nowhere if not given.")
 @click.option(
+    "--metrics-listen",
+    metavar="HOST:PORT",
+    help="Where to tell metrics over TLS to whoever asks; nowhere if not given.",
+)
+@click.option(
     "--broker", "brokers", required=True, multiple=True, metavar="HOST:PORT", help="Key broker; may be repeated."
 )
 @click.option(
@@ -57,6 +62,7 @@ def replica(
     name: str,
     listen: str,
     rest_listen: str | None,
+    metrics_listen: str | None,
     brokers: tuple[str, ...],
     broker_ca: Path,
     deployment: str,
@@ -93,6 +99,7 @@ def replica(
             stop_grace=stop_grace,
             max_connection_age=max_connection_age,
             rest_listen=rest_listen,
+            metrics_listen=metrics_listen,
             most_threads=most_threads,
         )
     )

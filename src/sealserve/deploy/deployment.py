@@ -280,6 +280,11 @@ class Deployment(Settings):
             raise SettingError(("tls", "client_authority"), f"goes with mode: two-way, not {tls.mode}")
         return self
 
+    @property
+    def tells_metrics(self) -> bool:
+        """Whether replicas have a port for metrics."""
+        return self.kubernetes is not None and self.kubernetes.monitoring is not None
+
     def _addresses(self) -> dict[tuple[str, str], Address]:
         addresses = {("broker", "listen"): self.broker.listen, ("gateway", "listen"): self.gateway.listen}
         if self.gateway.rest_listen is not None:

@@ -15,6 +15,8 @@ from sealserve.deploy.image_section import is_pinned
 EdgeKind = Literal["nginx", "gateway", "transport-server", "node-port"]
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_URL = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._/-]*)?")
 _CLEAN_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _SECRET_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}")
 _MEMORY = re.compile(r"[1-9]\d{0,6}(Mi|Gi)")
@@ -51,8 +53,29 @@ def _is_cpu(value: str) -> str:
     return value
 
 
+def _is_label_key(value: str) -> str:
+    prefix, _, name = value.rpartition("/")
+    if not _LABEL_VALUE.fullmatch(name) or not (is_dns_name(prefix) if "/" in value else True):
+        raise ValueError("must be a label's name as Kubernetes has them, such as release or team.example/part")
+    return value
+
+
+def _is_label_value(value: str) -> str:
+    if value and not _LABEL_VALUE.fullmatch(value):
+        raise ValueError("must be a label's value as Kubernetes has them: at most 63 letters, digits, '-', '_' and '.'")
+    return value
+
+
+def _is_url(value: str) -> str:
+    if not _URL.fullmatch(value):
+        raise ValueError("must be a URL such as http://prometheus-operated.monitoring.svc:9090")
+    return value
+
+
 Label = Annotated[str, AfterValidator(_is_label)]
 Name = Annotated[str, AfterValidator(_is_name)]
+LabelKey = Annotated[str, AfterValidator(_is_label_key)]
+LabelValue = Annotated[str, AfterValidator(_is_label_value)]
 Pinned = Annotated[str, AfterValidator(is_pinned)]
 
 # Which kinds of edge each setting goes with.
@@ -66,6 +89,11 @@ _GOES_WITH: dict[str, tuple[EdgeKind, ...]] = {
     "controller_namespace": ("gateway", "transport-server"),
     "node_port": ("node-port",),
     "rest_node_port": ("node-port",),
+}
+
+_UNWEIGHTED: dict[EdgeKind, str] = {
+    "transport-server": "a TransportServer has no weights",
+    "node-port": "a Service shares connections among all of its pods alike",
 }
 
 
@@ -152,13 +180,64 @@ class ResourcesSection(Settings):
 class AutoscalingSection(Settings):
     min: int = Field(default=2, ge=1, le=1000, description="Fewest replicas.")
     max: int = Field(ge=1, le=1000, description="Most replicas.")
-    cpu: int = Field(default=70, ge=1, le=1000, description="Percentage of the CPU asked for that is aimed at.")
+    cpu: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Percentage of the CPU asked for that is aimed at. 70 if neither cpu nor requests is given.",
+    )
+    requests: int | None = Field(
+        default=None, ge=1, le=1000, description="Requests in flight of each replica that are aimed at."
+    )
+    through: Literal["prometheus", "keda"] | None = Field(
+        default=None,
+        description="With requests, what knows how many there are. prometheus: its adapter, which has to be told a "
+        "rule. keda: KEDA, which asks a Prometheus.",
+    )
+    server: Annotated[str, AfterValidator(_is_url)] | None = Field(
+        default=None,
+        description="With through: keda, URL of the Prometheus.",
+        examples=["http://prometheus-operated.monitoring.svc:9090"],
+    )
 
     @model_validator(mode="after")
-    def _max_is_above_min(self) -> Self:
+    def _settings_fit(self) -> Self:
         if self.max < self.min:
             raise SettingError(("max",), f"must be at least min, which is {self.min}")
+        if self.requests is not None and self.through is None:
+            raise SettingError(("requests",), "needs through: prometheus or keda beside it")
+        if self.through is not None and self.requests is None:
+            raise SettingError(("through",), "goes with requests")
+        if self.through == "keda" and self.server is None:
+            raise SettingError(("through",), "keda needs server, the URL of the Prometheus that it asks")
+        if self.server is not None and self.through != "keda":
+            raise SettingError(("server",), "goes with through: keda")
         return self
+
+    @property
+    def cpu_aim(self) -> int | None:
+        """Percentage of the CPU that is aimed at; None to look at requests alone."""
+        return 70 if self.cpu is None and self.requests is None else self.cpu
+
+
+class MonitoringSection(Settings):
+    namespace: Label = Field(description="Where the Prometheus runs that may ask replicas. Nobody else may.")
+    labels: dict[LabelKey, LabelValue] = Field(
+        default={},
+        description="By which that Prometheus selects monitors and rules.",
+        examples=[{"release": "prometheus"}],
+    )
+    rules: bool = Field(default=True, description="Whether there are rules of alerts.")
+    dashboard: bool = Field(default=True, description="Whether there is a dashboard for Grafana.")
+    p99_seconds: float = Field(
+        default=1.0, gt=0, le=3600, description="One request of a hundred may take longer, before an alert says so."
+    )
+
+
+class CanarySection(Settings):
+    image: Pinned = Field(description="The image to try, pinned by digest.")
+    weight: int = Field(default=10, ge=1, le=99, description="Percentage of connections that it gets.")
+    count: int = Field(default=1, ge=1, le=1000, description="Number of replicas of it.")
 
 
 class DatabaseSection(Settings):
@@ -233,5 +312,20 @@ class KubernetesSection(Settings):
     )
     resources: ResourcesSection = Field(default=ResourcesSection(), description="What replicas ask of their node.")
     autoscaling: AutoscalingSection | None = Field(
-        default=None, description="More and fewer replicas, as their CPU is used. replicas.count if not given."
+        default=None,
+        description="More and fewer replicas, as there is more and less to do. replicas.count if not given.",
     )
+    monitoring: MonitoringSection | None = Field(
+        default=None, description="Metrics of replicas for Prometheus. None are told if not given."
+    )
+    canary: CanarySection | None = Field(
+        default=None, description="Replicas of another image, to which some of the connections are led."
+    )
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        if self.autoscaling is not None and self.autoscaling.requests is not None and self.monitoring is None:
+            raise SettingError(("autoscaling", "requests"), "needs the section monitoring: replicas tell how many")
+        if self.canary is not None and (reason := _UNWEIGHTED.get(self.edge.kind)) is not None:
+            raise SettingError(("canary",), f"goes with edge.kind: nginx or gateway, not {self.edge.kind}: {reason}")
+        return self

@@ -52,7 +52,15 @@ def _render(
             continue
         value = values.get(f"{prefix}{name}", None if sparse else _initial(field))
         if value is None:
-            yield f"{pad}# {name}: {_scalar(_suggestion(field) if sparse else _example(field))}"
+            suggested = f"{name}: {_scalar(_suggestion(field) if sparse else _example(field))}"
+            for line in textwrap.wrap(
+                suggested,
+                _WIDTH - indent - 2,
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            ):
+                yield f"{pad}# {line}"
         else:
             yield f"{pad}{name}: {_scalar(value)}"
 

@@ -6,7 +6,8 @@ says it serves now. See ``docs/attestation-protocol.md``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import grpc
 
@@ -27,6 +28,7 @@ class AttestationService:
     :param models: what it serves, until :meth:`announce` says something else.
     :param shared_tls_key: whether others than this enclave have that key.
     :param receipt_key: of :class:`~sealserve.enclave.receipts.ReceiptKey`; empty where there are no receipts.
+    :param answered: told of each answer with evidence, and the seconds that it took.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class AttestationService:
         models: Sequence[ServedModel] = (),
         receipt_key: bytes = b"",
         shared_tls_key: bool = False,
+        answered: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._tls_key = tls_key
         self._attester = attester
         self._replica = replica
         self._receipt_key = receipt_key
         self._shared_tls_key = shared_tls_key
+        self._answered = answered
         self.announce(models)
 
     def announce(self, models: Sequence[ServedModel]) -> None:
@@ -70,6 +74,8 @@ class AttestationService:
         """
         if len(request.nonce) != NONCE_SIZE:
             raise RequestError(f"the nonce must have {NONCE_SIZE} bytes")
+        started = time.monotonic()
         claims = self._claims  # once: they may change while the quote is made
         quote = self._attester.quote(client_report_data(request.nonce, self._tls_key, claims))
+        self._answered(time.monotonic() - started)
         return EvidenceResponse(quote=quote, claims=claims)

@@ -10,7 +10,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from sealserve.broker.client import Grant, request_grant
+from sealserve.broker.client import Grant, GrantRefusedError, request_grant
 from sealserve.enclave.attestation import AttestationService
 from sealserve.enclave.attesters import create_attester
 from sealserve.enclave.first_grant import ROUND_SECONDS, ask_until_granted
@@ -20,6 +20,7 @@ from sealserve.enclave.loading import Storage
 from sealserve.enclave.receipts import ReceiptKey
 from sealserve.enclave.refresh import Refresher
 from sealserve.enclave.serving_tls import ServingTls
+from sealserve.enclave.statistics import Statistics
 from sealserve.errors import SealserveError
 from sealserve.evidence import Attester
 from sealserve.files import read_file
@@ -58,8 +59,10 @@ class _Replica:
         self._identity: TlsIdentity = create_identity(attester, server_names=[settings.server_name])
         self._core = ModelServer()
         self._failures: dict[str, str] = {}
+        self._statistics = Statistics()
 
     async def run(self, started: float) -> None:
+        metrics = self._metrics()
         # Importing the engine takes longer than the broker needs to answer.
         engine = asyncio.create_task(asyncio.to_thread(_import_engine))
         notify(STATUS="asking the key broker")
@@ -78,8 +81,10 @@ class _Replica:
                 replica=self._settings.name,
                 receipt_key=receipts.public_key,
                 shared_tls_key=tls.shared,
+                answered=self._statistics.attested,
             )
             model = GrantedModel(self._core, attestation, Storage(self._settings.sealed, self._settings.most_threads))
+            self._statistics.state = "loading"
             await engine
             await self._load(model, first)
         finally:
@@ -88,6 +93,7 @@ class _Replica:
         rest, rest_port = self._rest(tls.server, attestation)
         if not tls.server.renewable:
             tls.server.private_key_pem.wipe()
+        self._statistics.expires = tls.expires
         # Until here a signal ends the process at once: it serves nobody yet.
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -96,10 +102,13 @@ class _Replica:
         if rest is not None:
             rest.start()
             rest.set_serving(True)
+        self._statistics.state = "serving"
         seconds = time.monotonic() - started
         event(_log, logging.INFO, "replica-ready", port=port, rest_port=rest_port, seconds=round(seconds, 3))
         notify(READY=1)
         await self._serve(server, rest, stop, Refresher(self._ask, model, tls, first))
+        if metrics is not None:
+            await asyncio.to_thread(metrics.stop)
         event(_log, logging.INFO, "replica-stopped")
 
     async def _load(self, model: GrantedModel, grant: Grant) -> None:
@@ -120,15 +129,21 @@ class _Replica:
         """Ask the brokers, beginning with the one of this number, for so many seconds if none answers."""
         brokers = self._settings.brokers
         first %= max(len(brokers), 1)
-        return await request_grant(
-            [*brokers[first:], *brokers[:first]],
-            ca_pem=self._broker_ca,
-            identity=self._identity,
-            attester=self._attester,
-            deployment=self._settings.deployment,
-            timeout=seconds or self._settings.broker_timeout,
-            failures=self._failures,
-        )
+        try:
+            grant = await request_grant(
+                [*brokers[first:], *brokers[:first]],
+                ca_pem=self._broker_ca,
+                identity=self._identity,
+                attester=self._attester,
+                deployment=self._settings.deployment,
+                timeout=seconds or self._settings.broker_timeout,
+                failures=self._failures,
+            )
+        except SealserveError as error:
+            self._statistics.asked("refused" if isinstance(error, GrantRefusedError) else "unavailable")
+            raise
+        self._statistics.asked("granted")
+        return grant
 
     def _grpc(self, tls: ServerTls, attestation: AttestationService, receipts: ReceiptKey) -> tuple[GrpcServer, int]:
         # Which models there are is not for callers to say.
@@ -148,6 +163,7 @@ class _Replica:
             reuse_port=True,
             receipts=receipts,
         )
+        self._statistics.loads["GRPC"] = lambda: server.load
         return server, ports[0]
 
     def _rest(self, tls: ServerTls, attestation: AttestationService) -> tuple[RestServer, int] | tuple[None, None]:
@@ -158,7 +174,7 @@ class _Replica:
         from sealserve.serving.rest.limits import RestLimits
         from sealserve.serving.rest.server import create_rest_server
 
-        return create_rest_server(
+        server, port = create_rest_server(
             self._core,
             address=self._settings.rest_listen,
             tls=tls,
@@ -166,6 +182,24 @@ class _Replica:
             reuse_port=True,
             extra=evidence_work(attestation),
         )
+        self._statistics.loads["REST"] = lambda: server.load
+        return server, port
+
+    def _metrics(self) -> RestServer | None:
+        """Tell metrics from now on, so that it can be seen that a replica waits for its key, too."""
+        if self._settings.metrics_listen is None:
+            return None
+        from sealserve.enclave.metrics import ReplicaMetrics
+        from sealserve.serving.rest.server import create_metrics_server
+
+        metrics = ReplicaMetrics(self._core, self._statistics, tee=self._settings.tee)
+        # Its own key, and no certificate of a caller's: there is no grant yet.
+        tls = ServerTls(self._identity.private_key_pem(), self._identity.certificate_pem())
+        server, port = create_metrics_server(metrics.text, address=self._settings.metrics_listen, tls=tls)
+        tls.private_key_pem.wipe()
+        server.start()
+        event(_log, logging.INFO, "metrics-listening", port=port)
+        return server
 
     async def _serve(
         self, server: GrpcServer, rest: RestServer | None, stop: asyncio.Event, refresher: Refresher
@@ -181,6 +215,7 @@ class _Replica:
             event(_log, logging.ERROR, "service-ended", reason=refreshing.exception())
         refreshing.cancel()
         stopping.cancel()
+        self._statistics.state = "stopping"
         notify(STOPPING=1, STATUS="finishing requests in flight")
         server.set_serving(False)
         stopping_servers = [asyncio.to_thread(server.stop, self._settings.stop_grace)]

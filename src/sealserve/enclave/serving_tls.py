@@ -36,6 +36,12 @@ class ServingTls:
         self.key = _key_of(self.server.certificate_pem)
         self._state: tuple[object, ...] = ()
 
+    def expires(self) -> float | None:
+        """When the owner's certificate ends, in seconds since 1970; None for the replica's own, which does not."""
+        if not self.shared:
+            return None
+        return x509.load_pem_x509_certificates(self.server.certificate_pem)[0].not_valid_after_utc.timestamp()
+
     def follow(self, grant: Grant) -> None:
         """Take what can be taken of a later grant, which need not be wiped yet. Raises nothing; the rest is logged."""
         tls = grant.tls

@@ -12,6 +12,7 @@ class ReplicaSettings:
     """What the host tells a replica. Nothing of it is trusted; under Gramine all of it stands in the manifest.
 
     :param listen: ``host:port`` for gRPC. :param rest_listen: the same for REST; none without it.
+    :param metrics_listen: the same for metrics alone.
     :param brokers: ``host:port`` each, tried in order.
     :param platform: directory of the simulated platform, for ``simulated`` alone.
     :param broker_timeout: seconds to keep trying for a grant.
@@ -36,4 +37,5 @@ class ReplicaSettings:
     stop_grace: float = 10.0
     max_connection_age: float | None = None
     rest_listen: str | None = None
+    metrics_listen: str | None = None
     most_threads: int | None = None

@@ -60,10 +60,10 @@ _PORT = """
     # Any other name, or no TLS at all, gets an empty destination: nginx closes the connection.
     map $ssl_preread_server_name ${name}_destination {{
         default "";
-        {server_name} {name};
+        {server_name} {chosen};
     }}
 
-    upstream {name} {{
+{split}    upstream {name} {{
         # Shared by the workers: round robin, and what is known of a dead replica.
         zone {name} 128k;
         # One failed connect takes a replica out for a second; the connection itself goes to the next one.
@@ -86,16 +86,35 @@ _PORT = """
 """
 
 
+_SPLIT = """\
+    # A share of all connections goes to replicas of another kind, whoever makes them.
+    split_clients "$remote_addr:$remote_port" ${name}_chosen {{
+        {percent}% {name}_canary;
+        * {name};
+    }}
+
+    upstream {name}_canary {{
+        zone {name}_canary 128k;
+{servers}
+        # As long as none of them is there, the others have their share.
+{others}
+    }}
+
+"""
+
+
 @dataclass(frozen=True)
 class GatewayPort:
     """A port of the gateway.
 
     :param listen: where clients connect to. :param upstreams: where the replicas listen, in its turn; each of them
-        is an IP address and a port, or, with a ``resolver``, a DNS name and a port.
+        is an IP address and a port, or, with a ``resolver``, a DNS name and a port. :param canary: where replicas
+        listen that get a share of the connections; as long as none of them takes it, ``upstreams`` do.
     """
 
     listen: Address
     upstreams: Sequence[Address]
+    canary: Sequence[Address] = ()
 
 
 def render_nginx(
@@ -112,6 +131,7 @@ def render_nginx(
     connections_of_replica: int = 500,
     connect_seconds: int = 1,
     shutdown_seconds: int = 2,
+    canary_percent: int = 0,
     resolver: Address | None = None,
     access_log: Path | None = None,
 ) -> str:
@@ -125,6 +145,7 @@ def render_nginx(
     :param connections_of_one: of them, from one address to both ports. Over it, a new connection is closed.
     :param connections_of_replica: that are led to one replica by each port; below the number that it takes itself.
     :param shutdown_seconds: how long open connections have after SIGQUIT.
+    :param canary_percent: how many of a hundred connections go to each port's ``canary``.
     :param resolver: the DNS server that knows the upstreams' names: a DNS name or IPv4 address, and its port. It is
         asked again every two seconds, however long its answers may hold. nginx has to be 1.27.3 or newer.
     :param access_log: one line for each connection; in ``runtime_dir`` if not given.
@@ -136,11 +157,16 @@ def render_nginx(
     access_log = access_log or runtime_dir / ACCESS_LOG
     for path in filter(None, (runtime_dir, access_log, nginx.stream_module)):
         require_usable_path(path)
+    limits = f"max_conns={int(connections_of_replica)} max_fails=1 fail_timeout=1s"
+    if resolver is not None:
+        limits = f"resolve {limits}"
     ports = [
         _PORT.format(
             name=name,
             server_name=server_name.lower(),
-            servers="\n".join(_servers(port.upstreams, int(connections_of_replica), by_name=resolver is not None)),
+            chosen=f"${name}_chosen" if port.canary else name,
+            split=_split(name, port, int(canary_percent), limits, by_name=resolver is not None),
+            servers=_servers(port.upstreams, limits, by_name=resolver is not None),
             listen=_numeric(port.listen),
             connections_of_one=int(connections_of_one),
             connect_seconds=int(connect_seconds),
@@ -164,13 +190,24 @@ def render_nginx(
     )
 
 
-def _servers(upstreams: Sequence[Address], connections: int, *, by_name: bool) -> list[str]:
+def _split(name: str, port: GatewayPort, percent: int, limits: str, *, by_name: bool) -> str:
+    if not port.canary:
+        return ""
+    if not 0 < percent < 100:
+        raise ConfigurationError(f"a canary cannot have {percent} of a hundred connections")
+    return _SPLIT.format(
+        name=name,
+        percent=percent,
+        servers=_servers(port.canary, limits, by_name=by_name),
+        others=_servers(port.upstreams, f"{limits} backup", by_name=by_name),
+    )
+
+
+def _servers(upstreams: Sequence[Address], limits: str, *, by_name: bool) -> str:
     if not upstreams:
         raise ConfigurationError("the gateway has no replicas to forward to")
-    limits = f"max_conns={connections} max_fails=1 fail_timeout=1s"
-    if by_name:
-        return [f"        server {_named(upstream)} resolve {limits};" for upstream in upstreams]
-    return [f"        server {_numeric(upstream)} {limits};" for upstream in upstreams]
+    written = [_named(upstream) if by_name else _numeric(upstream) for upstream in upstreams]
+    return "\n".join(f"        server {upstream} {limits};" for upstream in written)
 
 
 def _named(address: Address) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from sealserve.deploy.images.layout import GRPC_PORT
 from sealserve.deploy.kubernetes_section import EdgeKind
 from sealserve.kubernetes.nginx_edge import nginx_objects
-from sealserve.kubernetes.plan import Plan
+from sealserve.kubernetes.plan import Plan, Track
 from sealserve.kubernetes.yaml_text import Comment, Object
 
 
@@ -36,18 +36,18 @@ def callers(plan: Plan) -> list[object] | None:
     return [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": edge.controller_namespace}}}]
 
 
-def _service(plan: Plan) -> Object:
+def _service(plan: Plan, track: Track) -> Object:
     spec = {
-        "selector": plan.labels("replica"),
+        "selector": plan.labels(track.component),
         "ports": [{"name": name, "port": port, "targetPort": name} for name, port in plan.ports.items()],
     }
-    return plan.object("v1", "Service", plan.name, "edge", spec=spec)
+    return plan.object("v1", "Service", track.shared_service, "edge", spec=spec)
 
 
 def _gateway(plan: Plan) -> list[Object]:
     edge, own = plan.section.edge, plan.section.edge.gateway_class is not None
     host = plan.deployment.tls.server_name
-    objects = [_service(plan)]
+    objects = [_service(plan, track) for track in plan.tracks]
     if own:
         listeners = [
             {
@@ -68,12 +68,21 @@ def _gateway(plan: Plan) -> list[Object]:
             parent["namespace"] = edge.controller_namespace
             parent[Comment("A listener for TLS passthrough, open to routes of this namespace.")] = None
         parent["sectionName"] = name
-        backend = {"name": plan.name, "port": port}
-        route = {"parentRefs": [parent], "hostnames": [host], "rules": [{"backendRefs": [backend]}]}
+        route = {"parentRefs": [parent], "hostnames": [host], "rules": [{"backendRefs": _backends(plan, port)}]}
         objects.append(
             plan.object("gateway.networking.k8s.io/v1", "TLSRoute", f"{plan.name}-{name}", "edge", spec=route)
         )
     return objects
+
+
+def _backends(plan: Plan, port: int) -> list[Object]:
+    if plan.canary is None or plan.section.canary is None:
+        return [{"name": plan.name, "port": port}]
+    weight = plan.section.canary.weight
+    return [
+        {"name": track.shared_service, "port": port, "weight": share}
+        for track, share in ((plan.stable, 100 - weight), (plan.canary, weight))
+    ]
 
 
 def _transport_server(plan: Plan) -> list[Object]:
@@ -99,13 +108,16 @@ def _transport_server(plan: Plan) -> list[Object]:
         "upstreamParameters": {"connectTimeout": "1s", "nextUpstream": True},
         "action": {"pass": upstream},
     }
-    return [_service(plan), plan.object("k8s.nginx.org/v1", "TransportServer", plan.name, "edge", spec=spec)]
+    return [
+        _service(plan, plan.stable),
+        plan.object("k8s.nginx.org/v1", "TransportServer", plan.name, "edge", spec=spec),
+    ]
 
 
 def _node_port(plan: Plan) -> list[Object]:
     edge = plan.section.edge
     numbers = {"grpc": edge.node_port, "rest": edge.rest_node_port}
-    service = _service(plan)
+    service = _service(plan, plan.stable)
     service["spec"] = {
         "type": "NodePort",
         **service["spec"],

@@ -29,11 +29,25 @@ def network_policies(plan: Plan) -> list[Object]:
             Comment("Connections by a node's port may carry any address, the client's or a node's."): None,
             **allowed,
         }
-    policies = [_policy(plan, plan.replica, "replica", ingress=allowed, egress=[*_to_brokers(plan), DNS])]
+    ways_in = [allowed]
+    if plan.metrics_port is not None and plan.section.monitoring is not None:
+        namespace = {"kubernetes.io/metadata.name": plan.section.monitoring.namespace}
+        ways_in.append(
+            {
+                Comment("Prometheus asks for metrics."): None,
+                "from": [{"namespaceSelector": {"matchLabels": namespace}}],
+                "ports": [{"protocol": "TCP", "port": plan.metrics_port}],
+            }
+        )
+    policies = [
+        _policy(plan, track.deployment, track.component, ingress=ways_in, egress=[*_to_brokers(plan), DNS])
+        for track in plan.tracks
+    ]
     if plan.section.edge.kind == "nginx":
-        to_replicas = {"to": [{"podSelector": {"matchLabels": plan.labels("replica")}}], "ports": _ports(plan)}
+        replicas = [{"podSelector": {"matchLabels": plan.labels(track.component)}} for track in plan.tracks]
+        to_replicas = {"to": replicas, "ports": _ports(plan)}
         everybody = {Comment("Clients may come from anywhere."): None, "ports": _ports(plan)}
-        policies.append(_policy(plan, plan.edge, "edge", ingress=everybody, egress=[to_replicas, DNS]))
+        policies.append(_policy(plan, plan.edge, "edge", ingress=[everybody], egress=[to_replicas, DNS]))
     return policies
 
 
@@ -74,11 +88,11 @@ def broker_service(plan: Plan) -> list[Object]:
     return [plan.object("v1", "Service", plan.broker_service, "broker", spec=spec), points]
 
 
-def _policy(plan: Plan, name: str, component: str, *, ingress: Object, egress: list[Object]) -> Object:
+def _policy(plan: Plan, name: str, component: str, *, ingress: list[Object], egress: list[Object]) -> Object:
     spec = {
         "podSelector": {"matchLabels": plan.labels(component)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [ingress],
+        "ingress": ingress,
         "egress": egress,
     }
     return plan.object("networking.k8s.io/v1", "NetworkPolicy", name, component, spec=spec)

@@ -42,9 +42,13 @@ def nginx_objects(plan: Plan) -> list[Object]:
 
 
 def _configuration(plan: Plan) -> str:
-    host = f"{plan.replicas_service}.{plan.namespace}.svc.cluster.local"
+    stable, *canary = (f"{track.service}.{plan.namespace}.svc.cluster.local" for track in plan.tracks)
     ports = {
-        name: GatewayPort(Address("0.0.0.0", port), [Address(host, port)])  # noqa: S104 - of the pod
+        name: GatewayPort(
+            Address("0.0.0.0", port),  # noqa: S104 - of the pod
+            [Address(stable, port)],
+            [Address(host, port) for host in canary],
+        )
         for name, port in plan.ports.items()
     }
     return render_nginx(
@@ -56,6 +60,7 @@ def _configuration(plan: Plan) -> str:
         user=None,
         connections=4000,
         shutdown_seconds=_SHUTDOWN_SECONDS,
+        canary_percent=0 if plan.section.canary is None else plan.section.canary.weight,
         resolver=Address(plan.section.edge.resolver, 53),
         access_log=Path("/dev/stdout"),
     )

@@ -10,7 +10,7 @@ from sealserve.addresses import Address
 from sealserve.deploy import Deployment
 from sealserve.deploy.image_section import UNKNOWN_DIGEST
 from sealserve.deploy.images.dockerfile import BROKER_PORT
-from sealserve.deploy.images.layout import GRPC_PORT, REST_PORT
+from sealserve.deploy.images.layout import GRPC_PORT, METRICS_PORT, REST_PORT
 from sealserve.deploy.images.programs import brokers_of
 from sealserve.deploy.kubernetes_section import KubernetesSection
 from sealserve.errors import ConfigurationError
@@ -20,7 +20,25 @@ OLDEST_VERSION = "1.31"
 """The oldest Kubernetes that everything but image volumes is for."""
 
 TEE_LABEL = "sealserve.dev/tee"
-_LONGEST_NAME = 63 - len("-replicas")  # of a Service
+_LONGEST_NAME = 63  # of a Service
+
+
+@dataclass(frozen=True)
+class Track:
+    """Replicas of one image.
+
+    :ivar component: in their labels, by which nothing finds those of another track. :ivar deployment: name of their
+        Deployment, and of their policy and budget; :ivar service: of their headless Service; :ivar shared_service: of
+        the one that a Gateway leads to.
+    :ivar count: how many there are to be; None if an autoscaler says so.
+    """
+
+    component: str
+    deployment: str
+    service: str
+    shared_service: str
+    image: str
+    count: int | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,26 @@ class Plan:
         return f"{self.name}-replicas"
 
     @property
+    def stable(self) -> Track:
+        """The replicas that there always are."""
+        count = self.deployment.replicas.count if self.section.autoscaling is None else None
+        return Track("replica", self.replica, self.replicas_service, self.name, self.section.image, count)
+
+    @property
+    def canary(self) -> Track | None:
+        """Those of an image that is tried, if one is."""
+        wanted = self.section.canary
+        if wanted is None:
+            return None
+        names = (f"{self.replica}-canary", f"{self.replicas_service}-canary", f"{self.name}-canary")
+        return Track("canary", *names, wanted.image, wanted.count)
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """All replicas: the broker's policy has to know each image's measurement."""
+        return (self.stable,) if self.canary is None else (self.stable, self.canary)
+
+    @property
     def edge(self) -> str:
         """Name of the edge's Deployment."""
         return f"{self.name}-edge"
@@ -87,6 +125,11 @@ class Plan:
     def ports(self) -> dict[str, int]:
         """Name → port of replicas, and of what leads to them."""
         return {"grpc": GRPC_PORT, **({"rest": REST_PORT} if self.rest else {})}
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Where replicas tell metrics, if they do."""
+        return METRICS_PORT if self.deployment.tells_metrics else None
 
     def labels(self, component: str) -> dict[str, str]:
         """The labels that select the pods of ``component``. They never change: a Deployment's selector cannot."""
@@ -137,10 +180,11 @@ def check(deployment: Deployment) -> KubernetesSection:
             hint="docs/tdx.md shows how guests start their replicas. In a cluster use tee: sgx, or tee: simulated to "
             "try.",
         )
-    if len(deployment.name) > _LONGEST_NAME or not re.match("[a-z]", deployment.name):
+    longest = _LONGEST_NAME - len("-replicas" if section.canary is None else "-replicas-canary")
+    if len(deployment.name) > longest or not re.match("[a-z]", deployment.name):
         raise ConfigurationError(
             f"name: {deployment.name} cannot be the beginning of names in Kubernetes",
-            hint=f"Let it have at most {_LONGEST_NAME} characters, with a letter first.",
+            hint=f"Let it have at most {longest} characters, with a letter first.",
         )
     if section.edge.kind == "transport-server" and deployment.gateway.rest_listen is not None:
         raise ConfigurationError(
@@ -153,6 +197,12 @@ def check(deployment: Deployment) -> KubernetesSection:
             hint="Take gateway.rest_listen out, or use model.engine: openvino or tensorflow.",
         )
     _check_digests(section)
+    if deployment.model.engine == "tensorflow-serving" and section.monitoring is not None:
+        raise ConfigurationError(
+            "kubernetes.monitoring: tensorflow_model_server tells metrics at its REST port alone, which has no TLS and "
+            "takes requests",
+            hint="Take kubernetes.monitoring out, or use model.engine: openvino or tensorflow.",
+        )
     _check_brokers(deployment, section)
     return section
 

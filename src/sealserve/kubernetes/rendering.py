@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,11 +23,13 @@ from sealserve.deploy.rendered_directory import require_replaceable, write_direc
 from sealserve.errors import ConfigurationError, InputError
 from sealserve.files import read_file
 from sealserve.kubernetes.edges import edge_objects
+from sealserve.kubernetes.monitoring import monitoring_objects
 from sealserve.kubernetes.network import broker_service, network_policies
 from sealserve.kubernetes.plan import Plan, check, is_here
-from sealserve.kubernetes.pods import disruption_budget, service_account
-from sealserve.kubernetes.replicas import autoscaler, replica_objects
-from sealserve.kubernetes.tee import platform_secret, tee_parts, tls_secret
+from sealserve.kubernetes.pods import service_account
+from sealserve.kubernetes.replicas import canary_objects, replica_objects
+from sealserve.kubernetes.scaling import IN_FLIGHT, autoscaler
+from sealserve.kubernetes.tee import platform_secret, tls_secret
 from sealserve.kubernetes.yaml_text import Comment, Object, to_yaml
 
 KUSTOMIZATION: Final = "kustomization.yaml"
@@ -95,18 +97,18 @@ def with_kustomization(contents: Mapping[str, list[Object]], *, title: str) -> d
 
 def objects_by_file(plan: Plan) -> dict[str, list[Object]]:
     """All objects but those with secrets in them, by the file that they are written to. The namespace is the first."""
-    parts = tee_parts(plan)
     contents: dict[str, list[Object]] = {
         "namespace.yaml": [namespace_object(plan)],
         "replica.yaml": [
             service_account(plan, plan.replica, "replica"),
-            *replica_objects(plan, parts),
-            disruption_budget(plan, plan.replica, "replica"),
+            *replica_objects(plan),
             *autoscaler(plan),
         ],
+        "canary.yaml": canary_objects(plan),
         "edge.yaml": edge_objects(plan),
         "broker.yaml": broker_service(plan),
         "network-policy.yaml": network_policies(plan),
+        "monitoring.yaml": monitoring_objects(plan),
     }
     return {name: objects for name, objects in contents.items() if objects}
 
@@ -194,7 +196,20 @@ def warnings_about(plan: Plan) -> list[str]:
             "the sealed model comes as an image volume, which needs Kubernetes 1.35, or 1.33 with the feature gate "
             "ImageVolume"
         )
-    return warnings
+    return [*warnings, *_warnings_about_load(plan)]
+
+
+def _warnings_about_load(plan: Plan) -> Iterator[str]:
+    section, measured = plan.section, plan.deployment.tee == "sgx"
+    if section.autoscaling is not None and section.autoscaling.through == "prometheus":
+        yield (
+            f"the autoscaler asks for {IN_FLIGHT}, which prometheus-adapter has to be told: the rule is in "
+            "docs/kubernetes-monitoring.md"
+        )
+    if section.monitoring is not None and measured:
+        yield "replicas tell metrics if their image was built with kubernetes.monitoring: their arguments are measured"
+    if section.canary is not None and measured:
+        yield "the canary has another measurement: the policies of key brokers and clients have to know both"
 
 
 def _steps(plan: Plan, output: Path) -> list[str]:

@@ -1,20 +1,21 @@
-"""The replicas: their Deployment, Service, autoscaler, and where the sealed model comes from."""
+"""The replicas: their Deployments and Services, and where the sealed model comes from."""
 
 from __future__ import annotations
 
 from hashlib import sha256
 
 from sealserve.deploy.images.layout import GRPC_PORT, REST_PORT, STOP_GRACE
-from sealserve.kubernetes.plan import Plan
+from sealserve.kubernetes.plan import Plan, Track
 from sealserve.kubernetes.pods import (
     DRAIN_SECONDS,
     container_security,
+    disruption_budget,
     drain,
     pod_security,
     rolling_update,
     spread,
 )
-from sealserve.kubernetes.tee import TeeParts, host_directory
+from sealserve.kubernetes.tee import TeeParts, host_directory, tee_parts
 from sealserve.kubernetes.yaml_text import Comment, Object
 
 REPLICA_USER = 10001
@@ -23,64 +24,64 @@ _WAIT_SECONDS = 86_400
 _GIVEN_UP_SECONDS = 60
 
 
-def replica_objects(plan: Plan, parts: TeeParts) -> list[Object]:
-    """Everything of the replicas but their account, policies and budget."""
+def replica_objects(plan: Plan) -> list[Object]:
+    """Everything of the replicas but their account, policies and autoscaler."""
+    parts = tee_parts(plan, plan.stable.image)
     volume = (
         [] if plan.section.sealed_model.host_path is None else _host_model(plan, plan.section.sealed_model.host_path)
     )
-    return [*parts.objects, *volume, headless_service(plan), _deployment(plan, parts)]
+    return [*parts.objects, *volume, *_track_objects(plan, plan.stable, parts)]
 
 
-def headless_service(plan: Plan) -> Object:
+def canary_objects(plan: Plan) -> list[Object]:
+    """The replicas of an image that is tried. What all replicas share is not theirs."""
+    canary = plan.canary
+    return [] if canary is None else _track_objects(plan, canary, tee_parts(plan, canary.image))
+
+
+def _track_objects(plan: Plan, track: Track, parts: TeeParts) -> list[Object]:
+    return [
+        _headless_service(plan, track),
+        _deployment(plan, track, parts),
+        disruption_budget(plan, track.deployment, track.component),
+    ]
+
+
+def _headless_service(plan: Plan, track: Track) -> Object:
     """A name that DNS has every ready replica's address for."""
     return plan.object(
         "v1",
         "Service",
-        plan.replicas_service,
-        "replica",
+        track.service,
+        track.component,
         spec={
             "clusterIP": "None",
-            "selector": plan.labels("replica"),
+            "selector": plan.labels(track.component),
             "ports": [{"name": name, "port": port, "targetPort": name} for name, port in plan.ports.items()],
         },
     )
 
 
-def autoscaler(plan: Plan) -> list[Object]:
-    """The HorizontalPodAutoscaler, if one is asked for."""
-    wanted = plan.section.autoscaling
-    if wanted is None:
-        return []
-    target = {"type": "Utilization", "averageUtilization": wanted.cpu}
-    spec = {
-        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": plan.replica},
-        "minReplicas": wanted.min,
-        "maxReplicas": wanted.max,
-        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
-    }
-    return [plan.object("autoscaling/v2", "HorizontalPodAutoscaler", plan.replica, "replica", spec=spec)]
-
-
-def _deployment(plan: Plan, parts: TeeParts) -> Object:
+def _deployment(plan: Plan, track: Track, parts: TeeParts) -> Object:
     annotations = {**parts.annotations, **_settings_digest(plan)}
-    count: Object = {"replicas": plan.deployment.replicas.count}
-    if plan.section.autoscaling is not None:
+    count: Object = {"replicas": track.count}
+    if track.count is None:
         count = {Comment("No replicas here: how many there are is the autoscaler's to say."): None}
     spec = {
         **count,
         "strategy": rolling_update(),
         Comment("A rollout whose pods get no key is said to have failed, and the old pods stay."): None,
         "progressDeadlineSeconds": _ROLLOUT_SECONDS,
-        "selector": {"matchLabels": plan.labels("replica")},
+        "selector": {"matchLabels": plan.labels(track.component)},
         "template": {
             "metadata": {
-                "labels": plan.all_labels("replica"),
+                "labels": plan.all_labels(track.component),
                 **({"annotations": annotations} if annotations else {}),
             },
-            "spec": _pod(plan, parts),
+            "spec": _pod(plan, track, parts),
         },
     }
-    return plan.object("apps/v1", "Deployment", plan.replica, "replica", spec=spec)
+    return plan.object("apps/v1", "Deployment", track.deployment, track.component, spec=spec)
 
 
 def _settings_digest(plan: Plan) -> Object:
@@ -90,7 +91,7 @@ def _settings_digest(plan: Plan) -> Object:
     return {"sealserve.dev/broker-ca": sha256(plan.broker_ca.encode()).hexdigest()[:16]}
 
 
-def _pod(plan: Plan, parts: TeeParts) -> Object:
+def _pod(plan: Plan, track: Track, parts: TeeParts) -> Object:
     return {
         "serviceAccountName": plan.replica,
         "automountServiceAccountToken": False,
@@ -101,10 +102,10 @@ def _pod(plan: Plan, parts: TeeParts) -> Object:
             f"{DRAIN_SECONDS} seconds until nobody sends new requests, {STOP_GRACE} for those in flight, and some more."
         ): None,
         "terminationGracePeriodSeconds": DRAIN_SECONDS + STOP_GRACE + 15,
-        "topologySpreadConstraints": spread(plan, "replica"),
+        "topologySpreadConstraints": spread(plan, track.component),
         **({"tolerations": parts.tolerations} if parts.tolerations else {}),
         **({"initContainers": parts.init_containers} if parts.init_containers else {}),
-        "containers": [_container(plan, parts)],
+        "containers": [_container(plan, track, parts)],
         "volumes": [
             _sealed_model(plan),
             {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
@@ -113,12 +114,13 @@ def _pod(plan: Plan, parts: TeeParts) -> Object:
     }
 
 
-def _container(plan: Plan, parts: TeeParts) -> Object:
+def _container(plan: Plan, track: Track, parts: TeeParts) -> Object:
+    ports = plan.ports | ({} if plan.metrics_port is None else {"metrics": plan.metrics_port})
     return {
         "name": "replica",
-        "image": plan.section.image,
+        "image": track.image,
         **({"args": parts.arguments} if parts.arguments else {}),
-        "ports": [{"name": name, "containerPort": port} for name, port in plan.ports.items()],
+        "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "resources": {
             "requests": {"cpu": plan.cpu, "memory": plan.memory, **parts.resources},
             Comment(

@@ -58,9 +58,9 @@ class TeeParts:
     objects: list[Object] = field(default_factory=list)
 
 
-def tee_parts(plan: Plan) -> TeeParts:
-    """The parts for the deployment's ``tee``."""
-    return _simulated(plan) if plan.deployment.tee == "simulated" else _sgx(plan)
+def tee_parts(plan: Plan, image: str) -> TeeParts:
+    """The parts for the deployment's ``tee``. :param image: of the replicas."""
+    return _simulated(plan, image) if plan.deployment.tee == "simulated" else _sgx(plan)
 
 
 def platform_secret(plan: Plan) -> str:
@@ -73,15 +73,16 @@ def tls_secret(plan: Plan) -> str:
     return f"{plan.name}-tls"
 
 
-def _simulated(plan: Plan) -> TeeParts:
+def _simulated(plan: Plan, image: str) -> TeeParts:
     deployment = plan.deployment
     authority = f"{plan.name}-broker-ca"
     brokers = [option for address in plan.brokers for option in ("--broker", str(address))]
     rest = ["--rest-listen", f"{_EVERYWHERE}:{REST_PORT}"] if plan.rest else []
+    metrics = ["--metrics-listen", f"{_EVERYWHERE}:{plan.metrics_port}"] if plan.metrics_port else []
     # The arguments are given here because nothing is measured: a simulated enclave says of itself what it is.
     arguments = [
         *("replica", "--tee", "simulated", "--platform", _PLATFORM, "--deployment", deployment.name),
-        *("--listen", f"{_EVERYWHERE}:{GRPC_PORT}", *rest, "--server-name", deployment.tls.server_name),
+        *("--listen", f"{_EVERYWHERE}:{GRPC_PORT}", *rest, *metrics, "--server-name", deployment.tls.server_name),
         *("--sealed", SEALED_DIRECTORY, *brokers, "--broker-ca", f"{_CONFIGURATION}/broker-ca.pem"),
         *("--stop-grace", str(STOP_GRACE), "--max-connection-age", str(connection_age(deployment))),
         *("--keep-asking", "--json-logs"),
@@ -92,7 +93,7 @@ def _simulated(plan: Plan) -> TeeParts:
             "copied, to memory."
         ): None,
         "name": "platform",
-        "image": plan.section.image,
+        "image": image,
         "command": [
             *("/usr/bin/install", "-D", "-m", "0400", "-t", f"{_PLATFORM}/machine"),
             *(f"{_PLATFORM_SECRET}/{name}" for name in PLATFORM_KEYS),

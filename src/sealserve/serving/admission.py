@@ -21,6 +21,7 @@ from sealserve.logs import get_logger
 from sealserve.serving.errors import CallerGoneError, NoMessageError, NotReadyError, OverloadedError
 from sealserve.serving.heap import allocated_bytes, give_back
 from sealserve.serving.limits import Limits
+from sealserve.serving.load import Load
 
 _log = get_logger(__name__)
 
@@ -48,10 +49,16 @@ class Admission:
         self._peers: dict[grpc.ServicerContext, str] = {}  # the connections of those, as far as they were asked for
         self._answering: dict[grpc.ServicerContext, tuple[float, int]] = {}
         self._working = 0
+        self._refused = 0
         self._bytes = 0
         self._last = 0.0  # when a request came
         self._closed = False
         self._stop = threading.Event()
+
+    @property
+    def load(self) -> Load:
+        """Requests that are queued or computed, and those that were refused."""
+        return Load(self._working, self._limits.working, self._refused)
 
     def start(self) -> None:
         """Begin to look after what is overdue. To be called before there are requests."""
@@ -130,7 +137,9 @@ class Admission:
         size = min(size, self._limits.buffered_bytes)  # alone, the largest message has a place with all its fields
         with self._lock:
             full = self._working >= self._limits.working or self._bytes + size > self._limits.buffered_bytes
-            if not full:
+            if full:
+                self._refused += 1
+            else:
                 self._working += 1
                 self._bytes += size
         if full:

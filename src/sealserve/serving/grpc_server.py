@@ -18,6 +18,7 @@ from sealserve.serving.admission import Admission
 from sealserve.serving.core import ModelServer
 from sealserve.serving.health import HealthService
 from sealserve.serving.limits import Limits
+from sealserve.serving.load import Load
 from sealserve.serving.methods import Service, generic_handler
 from sealserve.serving.prediction_service import SERVICE_NAME, PredictionService
 from sealserve.serving.receipts import ReceiptSigner
@@ -37,6 +38,11 @@ class GrpcServer:
         self._health = health
         self._admission = admission
         self._threads = threads
+
+    @property
+    def load(self) -> Load:
+        """Requests in work."""
+        return self._admission.load
 
     def start(self, *, serving: bool = True) -> None:
         """Answer requests, and report every service as SERVING, or as NOT_SERVING for now."""

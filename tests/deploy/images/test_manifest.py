@@ -64,6 +64,15 @@ def test_nothing_of_the_hosts_steers_a_replica(name: str) -> None:
     assert f"file:{_authority(manifest, name)}" in manifest["sgx"]["trusted_files"]
 
 
+def test_a_replica_tells_metrics_only_where_a_cluster_asks_for_them() -> None:
+    image = "registry.example/team/classifier@sha256:" + 64 * "1"
+    cluster = {"image": image, "sealed_model": {"claim": "c"}, "edge": {"kind": "node-port"}}
+    asked = deployment(kubernetes={**cluster, "monitoring": {"namespace": "monitoring"}})
+    arguments = tomllib.loads(_render(asked))["loader"]["argv"]
+    assert arguments[arguments.index("--metrics-listen") + 1] == "0.0.0.0:8502"
+    assert "--metrics-listen" not in _render(deployment(kubernetes=cluster))
+
+
 def _authority(manifest: dict[str, Any], name: str) -> str:
     """Where the authority of the key broker lies."""
     if name.startswith("tensorflow-serving"):

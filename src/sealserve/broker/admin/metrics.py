@@ -31,7 +31,7 @@ _HANDSHAKES = ("completed", "failed", "timed-out", "dropped", "evicted")
 class Metrics:
     """What ``/metrics`` tells.
 
-    :param counts: gives what all workers of the broker have counted.
+    :param counts: gives what all workers of the broker have counted. :param connections: that enclaves may have open.
     :ivar requests: administrators' requests, by method and status.
     """
 
@@ -39,10 +39,12 @@ class Metrics:
         self,
         grants: LiveGrants,
         counts: Callable[[], Counts],
+        *,
+        connections: int,
     ) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
         self._registry = CollectorRegistry()
-        self._registry.register(_BrokerCollector(grants, counts, self.requests))
+        self._registry.register(_BrokerCollector(grants, counts, self.requests, connections))
         ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
@@ -56,10 +58,12 @@ class _BrokerCollector(Collector):
         grants: LiveGrants,
         counts: Callable[[], Counts],
         requests: Counter[tuple[str, int]],
+        connections: int,
     ) -> None:
         self._grants = grants
         self._counts = counts
         self._requests = requests
+        self._connections = connections
 
     def describe(self) -> list[Metric]:
         """Nothing in advance."""
@@ -102,6 +106,7 @@ class _BrokerCollector(Collector):
 
     def _traffic(self, all_counts: Counts) -> Iterator[Metric]:
         yield _gauge("connections_open", "Connections of enclaves that are open.", {(): all_counts.connections})
+        yield _gauge("connections_limit", "Connections of enclaves that may be open.", {(): self._connections})
         counts = {(outcome,): all_counts.handshakes.get(outcome, 0) for outcome in _HANDSHAKES}
         yield _counter("handshakes", "TLS handshakes on the enclaves' port.", counts, ("outcome",))
         requests = {(method, str(status)): n for (method, status), n in self._requests.copy().items()}

@@ -43,7 +43,7 @@ class AdminServer:
     """Administration of one broker over HTTPS.
 
     :param certificate: PEM, the server's own first. :param private_key: PEM, mode 0600.
-    :param counts: gives what all workers of the broker have counted.
+    :param counts: gives what all workers of the broker have counted. :param connections: that enclaves may have open.
     :raises ConfigurationError: a certificate cannot be used. :raises KeyFileError: others can read the key.
     """
 
@@ -56,6 +56,7 @@ class AdminServer:
         store: Store,
         grants: LiveGrants,
         counts: Callable[[], Counts],
+        connections: int,
     ) -> None:
         self._settings = settings
         self._tls, own = _tls(settings, certificate, private_key)
@@ -65,7 +66,7 @@ class AdminServer:
             grants=grants,
             fleet=Fleet(store),
             health=Health(store, grants, counts),
-            metrics=Metrics(grants, counts),
+            metrics=Metrics(grants, counts, connections=connections),
             authenticator=Authenticator(settings, lambda: grants.state),
             names={*names_of(own), *settings.names, "localhost"},
             threads=self._threads,

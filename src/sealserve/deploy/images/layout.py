@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 GRPC_PORT = 8500
 REST_PORT = 8501
+METRICS_PORT = 8502
 
 STOP_GRACE = 30
 """Seconds that requests in flight have after SIGTERM, where whoever stops the container waits as long."""

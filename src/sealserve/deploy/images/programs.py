@@ -11,6 +11,7 @@ from sealserve.deploy.deployment import Deployment
 from sealserve.deploy.images.layout import (
     GRPC_PORT,
     KEY_NAME,
+    METRICS_PORT,
     REST_PORT,
     SEALED_DIRECTORY,
     SSL_CONFIG,
@@ -82,13 +83,14 @@ def program_of(deployment: Deployment, plan: EnclavePlan, layout: ImageLayout) -
 def _own_server(deployment: Deployment, plan: EnclavePlan, layout: ImageLayout) -> Program:
     brokers = [option for address in brokers_of(deployment) for option in ("--broker", str(address))]
     rest = ["--rest-listen", f"{_EVERYWHERE}:{REST_PORT}"] if deployment.gateway.rest_listen else []
+    metrics = ["--metrics-listen", f"{_EVERYWHERE}:{METRICS_PORT}"] if deployment.tells_metrics else []
     return Program(
         title=f"sealserve's own server ({deployment.model.engine}), version 2 of the key broker's protocol",
         entrypoint=layout.python,
         arguments=(
             *(layout.python, "-P", "-s", "-m", "sealserve", "replica"),
             *("--tee", "sgx", "--deployment", deployment.name),
-            *("--listen", f"{_EVERYWHERE}:{GRPC_PORT}", *rest),
+            *("--listen", f"{_EVERYWHERE}:{GRPC_PORT}", *rest, *metrics),
             *("--server-name", deployment.tls.server_name),
             *("--sealed", SEALED_DIRECTORY, "--most-threads", str(plan.computing)),
             *("--stop-grace", str(STOP_GRACE), "--max-connection-age", str(connection_age(deployment))),

@@ -43,11 +43,13 @@ class Metrics:
     """Counts what the server does: the :class:`~sealserve.serving.core.Observer` of ``core``, and more.
 
     Safe to use from several threads.
+
+    :param registry: with further metrics, which are told with these; none if not given.
     """
 
-    def __init__(self, core: ModelServer) -> None:
+    def __init__(self, core: ModelServer, registry: CollectorRegistry | None = None) -> None:
         self._core = core
-        self._registry = registry = CollectorRegistry()
+        self._registry = registry = registry or CollectorRegistry()
         self._requests = _counter(registry, _PREFIX + "request_count", "Requests.", "model_name", "status")
         self._latency = _histogram(
             registry, "request_latency", "Time of requests that were answered.", "model_name", "API", "entrypoint"

@@ -17,6 +17,7 @@ from sealserve.errors import SealserveError
 from sealserve.logs import event, get_logger
 from sealserve.serving.core import ModelServer
 from sealserve.serving.errors import ReceiptUnavailableError, RequestError
+from sealserve.serving.load import Load
 from sealserve.serving.receipts import NONCE
 from sealserve.serving.rest.answers import error_body
 from sealserve.serving.rest.bodies import decompress, is_compressed, read_body
@@ -24,7 +25,7 @@ from sealserve.serving.rest.door import Door
 from sealserve.serving.rest.http_errors import BusyError, headers_of, status_of
 from sealserve.serving.rest.limits import RestLimits
 from sealserve.serving.rest.places import Memory, Places, Share
-from sealserve.serving.rest.routes import Routes
+from sealserve.serving.rest.routes import Finder
 from sealserve.serving.rest.work import Call, Reply, Work
 
 _log = get_logger(__name__)
@@ -40,7 +41,7 @@ class Application:
     :ivar quiet: no request is in flight.
     """
 
-    def __init__(self, core: ModelServer, routes: Routes, door: Door, limits: RestLimits) -> None:
+    def __init__(self, core: ModelServer, routes: Finder, door: Door, limits: RestLimits) -> None:
         self._core = core
         self._door = door
         self._routes = routes
@@ -53,6 +54,11 @@ class Application:
         self.quiet = asyncio.Event()
         self.quiet.set()
         self._busy: set[web.RequestHandler] = set()
+
+    @property
+    def load(self) -> Load:
+        """Requests in work, but for those that are quick."""
+        return self._places.load
 
     def close(self) -> None:
         """Take no more work."""

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from sealserve.serving.errors import CallerGoneError, OverloadedError
+from sealserve.serving.load import Load
 from sealserve.serving.rest.http_errors import BusyError, DeadlineError, HttpError
 from sealserve.threads import RequestThreads
 
@@ -83,12 +84,12 @@ class Places:
     def __init__(self, threads: int, waiting: int) -> None:
         self._most = threads + waiting
         self._threads = RequestThreads(threads)
-        self._taken = 0  # of the event loop alone
+        self._taken = self._refused = 0  # written in the event loop alone
 
     @property
-    def taken(self) -> int:
-        """Requests that wait for a thread or have one."""
-        return self._taken
+    def load(self) -> Load:
+        """Requests that wait for a thread or have one, and those that were refused."""
+        return Load(self._taken, self._most, self._refused)
 
     async def run(self, work: Callable[[Callable[[], bool]], Result], *, deadline: float, share: Share) -> Result:
         """Have a thread do the work of a request.
@@ -100,6 +101,7 @@ class Places:
         :raises OverloadedError: there is no place. :raises DeadlineError: the time is over.
         """
         if self._taken >= self._most:
+            self._refused += 1
             share.give_all()
             raise OverloadedError("the server has as many requests as it takes at once: try again later")
         loop = asyncio.get_running_loop()

@@ -16,10 +16,11 @@ from sealserve.errors import MachineError
 from sealserve.http_log import library_log
 from sealserve.logs import get_logger
 from sealserve.serving.core import ModelServer
+from sealserve.serving.load import Load
 from sealserve.serving.rest.application import Application, cut, number_of
 from sealserve.serving.rest.door import BACKLOG, Door
 from sealserve.serving.rest.limits import RestLimits
-from sealserve.serving.rest.routes import Routes
+from sealserve.serving.rest.routes import Finder, MetricsRoute, Routes
 from sealserve.serving.rest.tls import load_certificate, server_context
 from sealserve.serving.rest.work import Work
 from sealserve.serving.tls import ServerTls
@@ -29,6 +30,8 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 _LINGER_SECONDS = 1.0  # so that a caller who still sends can read why nobody reads it
 _TURN_SECONDS = 0.05  # for requests that have just arrived to begin
 _CLOSE_SECONDS = 1.0  # for TLS and cancelled requests to end
+_METRICS_CONNECTIONS = 32  # scrapers, and strangers
+_METRICS_BYTES = 16 << 20
 _HEADERS = 64  # lines of a request, of 8 KiB each at most
 
 # Requests of one connection that are parsed, and that nobody has begun with. aiohttp keeps 32, each with all its
@@ -38,7 +41,10 @@ web_protocol.MAX_MSG_QUEUE_SIZE = 1
 
 
 class RestServer:
-    """A server that has its port, and answers nothing before :meth:`start`."""
+    """A server that has its port, and answers nothing before :meth:`start`.
+
+    :param routes: makes what is answered, from a function that says whether the server is to be called ready.
+    """
 
     def __init__(
         self,
@@ -47,28 +53,24 @@ class RestServer:
         *,
         tls: ssl.SSLContext | None,
         limits: RestLimits,
-        metrics: Callable[[], bytes] | None,
-        metrics_path: str,
-        extra: Mapping[str, Work],
+        routes: Callable[[Callable[[], bool]], Finder],
     ) -> None:
         self._door = door
         self._tls = tls
         self._limits = limits
         self._serving = True
-        routes = Routes(
-            core,
-            ready=lambda: self._serving and core.ready,
-            metrics=metrics,
-            metrics_path=metrics_path,
-            extra=extra,
-        )
-        self._application = Application(core, routes, door, limits)
+        self._application = Application(core, routes(lambda: self._serving), door, limits)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
         self._grace = 0.0
+
+    @property
+    def load(self) -> Load:
+        """Requests in work."""
+        return self._application.load
 
     def start(self) -> None:
         """Answer requests."""
@@ -176,7 +178,44 @@ def create_rest_server(
     :returns: the server and its port.
     :raises InputError: the address, key or certificates are not usable. :raises MachineError: the port cannot be had.
     """
-    limits = limits or RestLimits()
+    further = extra or {}
+
+    def routes(serving: Callable[[], bool]) -> Finder:
+        return Routes(
+            core,
+            ready=lambda: serving() and core.ready,
+            metrics=metrics,
+            metrics_path=metrics_path,
+            extra=further,
+        )
+
+    return _listen(core, routes, address=address, tls=tls, limits=limits or RestLimits(), reuse_port=reuse_port)
+
+
+def create_metrics_server(
+    metrics: Callable[[], bytes], *, address: str, tls: ServerTls, reuse_port: bool = False
+) -> tuple[RestServer, int]:
+    """Make a server of metrics alone, under :data:`METRICS_PATH`. Parameters and errors: :func:`create_rest_server`."""
+    limits = RestLimits(threads=1, body_bytes=1, buffered_bytes=_METRICS_BYTES, connections=_METRICS_CONNECTIONS)
+    return _listen(
+        ModelServer(),
+        lambda _: MetricsRoute(metrics, METRICS_PATH),
+        address=address,
+        tls=tls,
+        limits=limits,
+        reuse_port=reuse_port,
+    )
+
+
+def _listen(
+    core: ModelServer,
+    routes: Callable[[Callable[[], bool]], Finder],
+    *,
+    address: str,
+    tls: ServerTls | None,
+    limits: RestLimits,
+    reuse_port: bool,
+) -> tuple[RestServer, int]:
     where = parse_address(address, allow_any_port=True)
     context = None if tls is None else server_context(tls)
     try:
@@ -195,9 +234,7 @@ def create_rest_server(
             hint="Another program may have the port, and `ss -ltnp` says which: choose another.",
         ) from error
     try:
-        server = RestServer(
-            core, door, tls=context, limits=limits, metrics=metrics, metrics_path=metrics_path, extra=extra or {}
-        )
+        server = RestServer(core, door, tls=context, limits=limits, routes=routes)
     except RuntimeError as error:
         door.close()
         raise MachineError("cannot start a thread", hint="Allow the process more threads.") from error
