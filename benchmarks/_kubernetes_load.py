@@ -25,14 +25,12 @@ class Outcome:
     """One request.
 
     :ivar due: when it was to be sent, by :func:`time.monotonic`. :ivar seconds: from then until its answer.
-    :ivar replica: who answered; empty if nobody did. :ivar version: of the model that answered; 0 likewise.
-    :ivar error: what failed.
+    :ivar replica: who answered; empty if nobody did. :ivar error: what failed.
     """
 
     due: float
     seconds: float
     replica: str = ""
-    version: int = 0
     error: str = ""
 
 
@@ -73,8 +71,7 @@ class Load:
                 except SealserveError as error:
                     outcome = Outcome(due, time.monotonic() - due, error=str(error))
                 else:
-                    name = answer.replica.name if answer.replica else ""
-                    outcome = Outcome(due, time.monotonic() - due, name, answer.version)
+                    outcome = Outcome(due, time.monotonic() - due, answer.replica or "")
                 self._outcomes.append(outcome)
                 due += self._pause
 
