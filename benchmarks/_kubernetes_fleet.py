@@ -28,7 +28,7 @@ from sealserve.ratls import create_identity
 ATTESTED = "sealserve.dev/benchmark-attested"
 _AT_ONCE = 32
 
-# What kwok does with pods, in the place of its own stages: they are ready when they are attested.
+# What kwok does with pods, in the place of its own stages: replicas are ready when they are attested.
 # https://kwok.sigs.k8s.io/docs/user/stages-configuration/
 _READY = """\
 {{ $now := Now }}
@@ -66,9 +66,12 @@ def write_stages(path: Path) -> Path:
     lives = {"key": ".metadata.deletionTimestamp", "operator": "DoesNotExist"}
     attested = {"key": f'.metadata.annotations["{ATTESTED}"]', "operator": "Exists"}
     new = {"key": ".status.podIP", "operator": "DoesNotExist"}
+    component = '.metadata.labels["app.kubernetes.io/component"]'
+    other = {"key": component, "operator": "NotIn", "values": ["replica"]}
     leaves = {"key": ".metadata.deletionTimestamp", "operator": "Exists"}
     documents = [
         stage("pod-ready", [lives, attested, new], {"statusTemplate": _READY}),
+        stage("other-pod-ready", [lives, other, new], {"statusTemplate": _READY}),
         stage("pod-delete", [leaves], {"finalizers": {"empty": True}, "delete": True}),
     ]
     path.write_text(yaml.safe_dump_all(documents))

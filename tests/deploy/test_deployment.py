@@ -107,7 +107,7 @@ def test_threads_are_shared_among_replicas_but_never_less_than_one(monkeypatch: 
         ({"tls": {"server_name": "127.0.0.1"}}, "DNS name"),
         ({"tls": {"server_name": 'x"; y'}}, "DNS name"),
         ({"replicas": {"count": 0}}, "replicas.count"),
-        ({"replicas": {"count": 33}}, "replicas.count"),
+        ({"replicas": {"count": 1001}}, "replicas.count"),
         ({"replicas": {"threads": 0}}, "replicas.threads"),
         ({"broker": {"listen": "4433"}}, "broker.listen"),
         ({"broker": {"listen": "127.0.0.1:99999"}}, "broker.listen"),

@@ -151,6 +151,12 @@ def test_a_version_named_01_is_refused_by_its_name(deployment: Deployment) -> No
         check_machine(deployment)
 
 
+def test_more_replicas_than_one_machine_runs_are_refused(deployment: Deployment) -> None:
+    many = deployment.model_copy(update={"replicas": deployment.replicas.model_copy(update={"count": 33})})
+    with pytest.raises(ConfigurationError, match="more than 32"):
+        check_machine(many)
+
+
 def test_a_deployment_in_enclaves_is_for_images(deployment: Deployment) -> None:
     with pytest.raises(
         ConfigurationError, match="runs tee: simulated only, and this deployment has tee: sgx"

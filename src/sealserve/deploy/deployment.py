@@ -124,7 +124,7 @@ class TlsSection(Settings):
 
 
 class ReplicasSection(Settings):
-    count: int = Field(default=2, ge=1, le=32, description="How many replicas run.")
+    count: int = Field(default=2, ge=1, le=1000, description="How many replicas run; on one machine at most 32.")
     threads: int | Literal["auto"] = Field(
         default="auto",
         description="Threads that the engine of each replica computes with. auto: this machine's CPU cores, shared "

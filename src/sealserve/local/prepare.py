@@ -37,6 +37,9 @@ from sealserve.local.tls import prepare_tls
 from sealserve.models.saved_model import find_versions, read_saved_model, require_variables
 from sealserve.sealing import SealedModel, generate_wrap_key, open_sealed_model, read_wrap_key, seal_model
 
+MOST_REPLICAS = 32
+"""On one machine."""
+
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
 
@@ -116,6 +119,11 @@ def check_machine(deployment: Deployment) -> tuple[Nginx, Address, Address, Addr
         raise ConfigurationError(
             "`sealserve up` runs tee: simulated only, and this deployment has tee: sgx",
             hint="`sealserve prepare` makes what you, the platform and clients need for it, and says what comes next.",
+        )
+    if deployment.replicas.count > MOST_REPLICAS:
+        raise ConfigurationError(
+            f"replicas.count: {deployment.replicas.count} is more than {MOST_REPLICAS}, which is what one machine runs",
+            hint="In a cluster (`sealserve k8s apply`) there can be more.",
         )
     require_usable_path(Layout(deployment.state.absolute()).nginx)
     check_model(deployment)
