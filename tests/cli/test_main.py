@@ -117,6 +117,18 @@ def test_an_error_is_folded_to_a_narrow_terminal_and_paths_stay_whole(
     assert all(len(line) <= 40 for line in lines if path not in line)
 
 
+def test_an_item_of_a_list_stays_under_its_beginning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    failures.show_failure(InputError("missing:\n  get, create and delete services in photos"), machine_readable=False)
+    assert capsys.readouterr().err.splitlines() == [
+        "error: missing:",
+        "         get, create and delete services",
+        "         in photos",
+    ]
+
+
 def test_an_error_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     failures.show_failure(InputError("evil \x1b[2J\nname", hint="\x9b1m"), machine_readable=False)
     printed = capsys.readouterr().err

@@ -18,7 +18,8 @@ def test_a_first_deployment_for_a_cluster_lacks_digests_and_nothing_else(tmp_pat
     file = tmp_path / "deployment.yaml"
     done = CliRunner().invoke(init, ["-f", str(file), "--kubernetes", "--name", "photos", "--broker", "192.0.2.7"])
     assert done.exit_code == 0, done.output
-    assert "sealserve k8s apply" in done.output
+    broker = f"sealserve broker run -f {tmp_path / '.sealserve/owner/broker.yaml'}"
+    assert 0 < done.output.index(broker) < done.output.index("sealserve k8s apply")
     for setting in ("kubernetes.image", "kubernetes.sealed_model.image"):
         with pytest.raises(ConfigurationError, match=f"{setting} has no digest yet"):
             check(load_deployment(file))

@@ -156,7 +156,7 @@ def test_nothing_is_deleted_that_nobody_confirmed(shell: _Shell) -> None:
     assert shell.server.find(kinds.DEPLOYMENT)
     assert shell.code("delete", "--yes") == 0
     assert shell.server.objects == {}
-    assert "nothing of photos is left" in shell.run("delete", "--yes").stdout
+    assert "there was nothing of photos in the namespace" in shell.run("delete", "--yes").stdout
 
 
 def test_help_needs_no_client_of_kubernetes() -> None:

@@ -41,7 +41,7 @@ def connect(kubeconfig: Path | None, context: str | None) -> Cluster:
     from sealserve.kubernetes.live.api import Cluster
 
     def on_wait(reason: str) -> None:
-        say("note", "cyan", f"waiting for the API server: {reason}")
+        say("note", "cyan", f"waiting up to a minute for the API server: {reason}")
 
     cluster = Cluster.connect(kubeconfig, context, on_wait=on_wait)
     if not cluster.verified:

@@ -107,7 +107,14 @@ def _folded(text: str, indent: int) -> list[str]:
         piece
         for line in lines
         # Paths stay whole: they are there to be copied.
-        for piece in textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+        for piece in textwrap.wrap(
+            line,
+            width,
+            # What belongs to an item of a list stays under it.
+            subsequent_indent=" " * (len(line) - len(line.lstrip())),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     ]
 
 

@@ -182,7 +182,7 @@ def run(
 def pin(reference: str, ca: Path | None, insecure_http: bool, write: tuple[str, str] | None, as_json: bool) -> None:
     """Print the image REFERENCE (NAME:TAG) with the digest of what its tag means now.
 
-    That is what image.base and image.model_server of deployment.yaml want. The registry is asked as anybody may.
+    That is what image.base and image.model_server of deployment.yaml want. It is asked without a login.
     """
     from sealserve.deploy.images.registry import Reference, resolve
     from sealserve.deploy.setting_edit import write_setting

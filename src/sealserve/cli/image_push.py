@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _file = click.Path(dir_okay=False, path_type=Path, readable=False)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_to = click.option("--to", metavar="NAME[:TAG]", help="Another name than the one that it was built under.")
+_to = click.option("--to", metavar="NAME[:TAG]", help="Another name than the one that it has.")
 
 # What an image is for → the setting of deployment.yaml that names it.
 _SETTINGS = {

@@ -47,6 +47,7 @@ def init(
     from sealserve.deploy.first_cluster import cluster_values
     from sealserve.files import write_atomically
     from sealserve.local.account import file_option
+    from sealserve.local.layout import Layout
 
     if not kubernetes and (image or broker):
         raise click.UsageError("--image and --broker go with --kubernetes.")
@@ -70,12 +71,15 @@ def init(
             f"  put the versions of your model under {path}/ (as {path}/1/saved_model.pb), or take one that is known:\n"
             f"  {shlex.join(['sealserve', 'model', 'fetch', 'efficientnet-lite0', '--to', str(path)])}"
         )
-    steps = _in_a_cluster(file, file_option(file), registry=image is not None) if kubernetes else None
+    steps = None
+    if kubernetes:
+        broker_file = Layout(file.parent / deployment.state).broker_configuration
+        steps = _in_a_cluster(file, file_option(file), broker_file, registry=image is not None)
     for step in steps or [f"sealserve up{file_option(file)}"]:
         click.echo(f"  {step}")
 
 
-def _in_a_cluster(file: Path, option: str, *, registry: bool) -> list[str]:
+def _in_a_cluster(file: Path, option: str, broker: Path, *, registry: bool) -> list[str]:
     written = shlex.quote(str(file))
     load = [f"kind load image-archive {name}.tar" for name in ("replica", "model")]
     load = ["sealserve image push --archive model.tar"] if registry else load
@@ -87,7 +91,9 @@ def _in_a_cluster(file: Path, option: str, *, registry: bool) -> list[str]:
         "sealserve image build",
         f"sealserve image {image}",
         f"sealserve image model{option} -o model.tar --write {written}",
+        *([] if registry else ["# into a kind cluster; other clusters: docs/kubernetes-quickstart.md"]),
         *load,
+        f"sealserve broker run -f {shlex.quote(str(broker))}    # in a terminal of its own",
         f"sealserve k8s apply{option}",
     ]
 

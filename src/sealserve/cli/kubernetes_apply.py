@@ -198,6 +198,8 @@ def diff(
     else:
         for each in found:
             click.echo("\n".join(map(printable, each.text.splitlines())))
+        if not found:
+            say("note", "cyan", "nothing would change")
         if not judged:
             say("note", "cyan", f"there is no namespace {plan.namespace} yet: what is in it is shown as it is rendered")
     return 1 if found and exit_code else 0

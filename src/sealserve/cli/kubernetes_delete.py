@@ -73,7 +73,12 @@ def delete(
     if as_json:
         click.echo(json.dumps({"changes": account.changes, "namespace": namespace, "namespace_kept": deleted.kept}))
         return
-    click.echo(printable(f"nothing of {deployment.name} is left in {cluster.server}"))
+    if account.changes:
+        click.echo(printable(f"nothing of {deployment.name} is left in {cluster.server}"))
+    else:
+        click.echo(
+            printable(f"there was nothing of {deployment.name} in the namespace {namespace} of {cluster.server}")
+        )
     if deleted.kept is not None:
         click.echo(printable(f"the namespace {namespace} stays: {deleted.kept}"))
 

@@ -58,7 +58,7 @@ def apply(
     kubeconfig: Path | None,
     context: str | None,
 ) -> None:
-    """Add a `hosts` entry to the Corefile, whatever else is in it: the original's way to tell pods of the broker.
+    """Add a `hosts` entry to the Corefile, whatever else is in it, so that pods find the broker by name.
 
     `kubernetes.broker` in the deployment gives the broker a name inside the cluster, and needs none of this. Without
     --address it is that of broker.listen. Applying it again changes nothing; `dns undo` takes it out.

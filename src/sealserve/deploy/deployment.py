@@ -155,7 +155,7 @@ class BrokerSection(Settings):
         default=None,
         description="A PostgreSQL database, empty at first, for what key brokers go by, where several share it. Its "
         "password is not in the URL: passfile=PATH in it names a file. A file in `state` if not given.",
-        examples=["postgresql://broker@db.example/keys?sslmode=verify-full&passfile=/home/olga/.pgpass"],
+        examples=["postgresql://broker@db.example/keys?sslmode=verify-full&passfile=/etc/sealserve/pgpass"],
     )
 
 
@@ -220,7 +220,7 @@ class Deployment(Settings):
     )
     kubernetes: KubernetesSection | None = Field(
         default=None,
-        description="The cluster, for `sealserve k8s render`; docs/kubernetes.md has an example.",
+        description="The cluster, for `sealserve k8s`; docs/kubernetes.md has an example.",
         examples=[{"image": "registry.example/team/classifier@sha256:..."}],
     )
     state: PathText = Field(

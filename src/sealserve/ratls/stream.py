@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -315,7 +316,9 @@ async def connect(
                 loop = asyncio.get_running_loop()
                 _, tcp = await loop.create_connection(TcpConnection, host, port)
             except OSError as error:
-                raise TlsConnectionError(f"cannot connect to {host}:{port}: {error.strerror or error}") from error
+                # asyncio puts words of its own in the place of the system's.
+                why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+                raise TlsConnectionError(f"cannot connect to {host}:{port}: {why}") from error
             stream = TlsStream(tcp, _client_connection(context.settings, name))
             try:
                 await stream.handshake()

@@ -69,9 +69,11 @@ class Context:
         """Read a context's description. :raises InputError: it is none."""
         path = directory / DESCRIPTION
         if not path.is_file():
+            found = "was not made by `sealserve image render`" if directory.exists() else "is not there"
             raise InputError(
-                f"{directory} is no build context of an image",
-                hint="`sealserve image render` makes one; --context names another directory.",
+                f"the directory {directory}, which an image is built from, {found}",
+                hint="`sealserve image render` makes it (`render simulated` for a cluster without SGX); "
+                "--context names another.",
             )
         try:
             content = json.loads(read_file(path))

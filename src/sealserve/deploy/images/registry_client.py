@@ -164,7 +164,8 @@ def connections(address: str, *, ca: Path | None) -> Iterator[urllib3.PoolManage
             else _reason(error)
         )
         raise RegistryError(
-            f"the registry {address} cannot be asked: {cause}", hint="Check name and network."
+            f"the registry {address} cannot be asked: {cause}",
+            hint="The registry is the first part of the image's name: is that right, and is it reached?",
         ) from error
     except ConnectionError as error:  # while a body is being sent
         raise RegistryError(

@@ -49,7 +49,13 @@ def refusal_of(response: urllib3.BaseHTTPResponse, what: str, kind: Kind | None)
     causes = tuple(
         ": ".join(filter(None, (cause.get("field"), cause.get("message")))) for cause in details.get("causes") or ()
     )[:_CAUSES_TOLD]
-    if response.status == 401 or (response.status == 403 and _NO_RIGHT.search(message)):
+    if response.status == 401:
+        return ForbiddenError(
+            "the cluster does not know who you are (401 Unauthorized)",
+            status=response.status,
+            hint="The login in the kubeconfig is wrong or has expired: log in again, or use another (--context).",
+        )
+    if response.status == 403 and _NO_RIGHT.search(message):
         return ForbiddenError(
             f"the cluster does not permit {what}: {message}",
             status=response.status,

@@ -16,12 +16,13 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
-from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.config import ConfigException
 
 from sealserve.errors import UnavailableError
 from sealserve.kubernetes.live.answers import cause_of, is_passing, lines_of, refusal_of, warnings_of
 from sealserve.kubernetes.live.errors import ClusterRefusedError, KubeconfigError, MissingKindError
 from sealserve.kubernetes.live.kinds import POD, Kind, describe, kind_of
+from sealserve.kubernetes.live.kubeconfig import load
 from sealserve.kubernetes.yaml_text import Object, without_comments
 
 FIELD_MANAGER: Final = "sealserve"
@@ -70,13 +71,7 @@ class Cluster:
         :raises KubeconfigError: there is none, it has no such context, or its credentials cannot be had.
         """
         configuration = Configuration()
-        try:
-            _load(configuration, kubeconfig, context)
-        except (ConfigException, OSError, ValueError) as error:
-            raise KubeconfigError(
-                f"the kubeconfig cannot be used: {error}",
-                hint="Try `kubectl config get-contexts`; name another with --kubeconfig or --context.",
-            ) from error
+        load(configuration, kubeconfig, context)
         return cls(ApiClient(configuration), patience=patience, on_wait=on_wait)
 
     @property
@@ -366,23 +361,6 @@ class Cluster:
             response.read(cache_content=True)  # here, so that a connection that breaks now is a request that failed
             response.release_conn()
         return response
-
-
-def _load(configuration: Configuration, kubeconfig: Path | None, context: str | None) -> None:
-    try:
-        load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=None if kubeconfig is None else str(kubeconfig),
-            context=context,
-            client_configuration=configuration,
-            persist_config=False,
-        )
-    except ConfigException:
-        if kubeconfig is not None or context is not None:
-            raise
-        try:
-            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        except ConfigException:
-            raise ConfigException("there is none (KUBECONFIG, ~/.kube/config)") from None
 
 
 def _selector(wanted: Mapping[str, str]) -> str:

@@ -187,4 +187,5 @@ def _node_port(question: Question) -> Iterator[Finding]:
             text = f"port {port} is outside of what API servers give away by default (30000 to 32767)"
             yield Finding("edge", "warning", text, f"Set kubernetes.edge.{setting} to one of these.")
     if fine:
-        yield Finding("edge", "ok", f"the nodes' port {' and '.join(map(str, wanted.values()))} is free")
+        ports = " and ".join(map(str, wanted.values()))
+        yield Finding("edge", "ok", f"no other Service has the nodes' port{'s' if len(wanted) > 1 else ''} {ports}")

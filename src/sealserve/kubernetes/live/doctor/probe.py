@@ -29,7 +29,10 @@ SECONDS = 120
 
 _PAUSE = 0.5
 _GATE = "sealserve.dev/not-for-requests"
-_MEND = "Compare kubernetes.broker and image.brokers with where the broker listens, and look at firewalls between."
+_MEND = (
+    "Does the broker run (`sealserve broker run`)? Compare kubernetes.broker and image.brokers with where it listens, "
+    "and look at firewalls between."
+)
 # Whichever version the image has.
 _PYTHON = 'for python in /usr/bin/python3.??; do exec "$python" -I -c "$0" "$@"; done'
 # One line of JSON for each broker. Only the standard library: the image's packages may be of another version.
