@@ -22,6 +22,7 @@ def main() -> int:
     """Start a cluster with sealserve's images, say how it is used, and wait."""
     parser = argparse.ArgumentParser(prog="./run cluster", description=__doc__)
     parser.add_argument("--build-only", action="store_true", help="build the programs into the cache, and end")
+    parser.add_argument("--try", action="store_true", dest="only_try", help="start a cluster, and end")
     arguments = parser.parse_args()
     ends = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -40,8 +41,9 @@ def main() -> int:
             _say(f"the node, from this machine: {cluster.addresses.node}")
             _say(f"logs: {cluster.directory / 'logs'}; kubectl: {cluster.kubectl_program}")
             print(f"export KUBECONFIG={cluster.kubeconfig}", flush=True)  # noqa: T201
-            _say("Ctrl-C ends the cluster.")
-            ends.wait()
+            if not arguments.only_try:
+                _say("Ctrl-C ends the cluster.")
+                ends.wait()
     except UnfitError as unfit:
         _say(f"error: {unfit}")
         return 6

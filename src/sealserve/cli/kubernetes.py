@@ -19,7 +19,7 @@ from sealserve.cli.kubernetes_status import logs, scale, status
 from sealserve.logs import printable
 
 
-@click.group()
+@click.group(short_help="Run a deployment in a Kubernetes cluster.")
 def k8s() -> None:
     """Describe a deployment to a Kubernetes cluster, and run it there."""
 
