@@ -69,6 +69,12 @@ class Place:
         content = yaml.safe_load(self.owner.file.read_text())
         self.owner.file.write_text(yaml.safe_dump(content | {"replicas": {"count": replicas}}))
 
+    def hide_edge(self) -> None:
+        """Have an edge for the cluster alone, which `apply` does not try: pods that kwok plays answer nobody."""
+        content = yaml.safe_load(self.owner.file.read_text())
+        content["kubernetes"]["edge"]["service"] = "ClusterIP"
+        self.owner.file.write_text(yaml.safe_dump(content))
+
 
 @contextlib.contextmanager
 def place(*, replicas: int) -> Iterator[Place]:

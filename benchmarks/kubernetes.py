@@ -151,6 +151,7 @@ def fleet(sizes: list[int]) -> list[dict[str, Any]]:
     rows = []
     with place(replicas=1) as here:
         cluster = here.cluster
+        here.hide_edge()
         cluster.kubectl("cordon", "--selector=type!=kwok")
         cluster.add_fake_nodes(50, configuration=write_stages(here.directory / "stages.yaml"))
         broker = f"{cluster.addresses.host}:{here.broker.port}"

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from small_model import write_doubling_model
 
 from cluster.cluster import Cluster
 from cluster.deployments import Owner, prepare
+from sealserve.client import Client
+from sealserve.evidence import AppraisalPolicy
 from sealserve.kubernetes.live import kinds
 from sealserve.kubernetes.live.api import Cluster as Connection
 from sealserve.kubernetes.live.applying import Told, apply_objects
@@ -92,6 +95,32 @@ def test_one_command_brings_attested_replicas_and_another_takes_them_away(owner:
     _run(owner, "delete", "--yes")
     assert _left(owner) == []
     _run(owner, "delete", "--yes")
+
+
+def test_a_first_call_after_an_apply_is_answered_and_a_canary_comes_and_goes(owner: Owner) -> None:
+    told = json.loads(_run(owner, "apply", "--json").stdout)
+    address = told["edge"]["ways"]["grpc"]["address"]
+    with Client(address, AppraisalPolicy.load(owner.layout.client_policy)) as client:
+        client.predict({"x": np.ones(1, np.float32)}, model="doubling", timeout=10)
+
+    image = yaml.safe_load(owner.file.read_text())["kubernetes"]["image"]
+    _change(owner, canary={"image": image, "weight": 20, "count": 1})
+    tried = json.loads(_run(owner, "apply", "--json").stdout)
+    assert (tried["serving"], tried["wanted"]) == (3, 3)
+    assert {each["pod"] for each in tried["replicas"] if not each["canary"]} == {
+        each["pod"] for each in told["replicas"]
+    }
+    (canary,) = (each["pod"] for each in tried["replicas"] if each["canary"])
+    assert f"{canary} | " in _run(owner, "logs", "--tail", "5").stdout
+    _run(owner, "scale", "1")
+    shown = json.loads(_run(owner, "status", "--json").stdout)
+    assert (shown["serving"], shown["canary"]) == (1, {"wanted": 1, "serving": 1})
+
+    _change(owner, canary=None)
+    _run(owner, "apply", "--force-conflicts")
+    assert not [name for name in _left(owner) if "canary" in name and not name.startswith("Pod")]  # it leaves
+    _run(owner, "delete", "--yes", "--now")
+    assert _left(owner) == []
 
 
 def test_replicas_that_the_broker_refuses_end_an_apply_and_come_up_after_the_policy_was_mended(owner: Owner) -> None:

@@ -12,10 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from api_server import ApiServer
 
 from sealserve.kubernetes.live import kinds
 from sealserve.kubernetes.live.api import Cluster
@@ -46,80 +47,27 @@ class Request:
     body: Json
 
 
-class FakeApiServer:
+class FakeApiServer(ApiServer):
     """The server. Its attributes may be changed while it runs.
 
     :ivar refusals: ``Kind/name`` → the answer to every apply; with ``dry run`` before it, to dry runs alone.
     :ivar warnings: ``Kind/name`` → what apply warns of. :ivar denied: plural names of kinds that are forbidden.
-    :ivar missing: kinds that are not served. :ivar dropped: how many connections are closed without an answer.
+    :ivar missing: kinds that are not served.
     :ivar pods: makes the replicas' ``status`` from their number. :ivar edge_pod: the edge's.
     """
 
     def __init__(self) -> None:
-        self.objects: dict[str, Json] = {}
+        super().__init__()
+        self.objects = {}
         self.log: list[str] = []
         self.refusals: dict[str, tuple[int, Json]] = {}
         self.warnings: dict[str, str] = {}
         self.denied: set[str] = set()
         self.missing: set[Kind] = set()
-        self.dropped = 0
         self.pods: Callable[[int], Json] = lambda _: serving()
         self.edge_pod = serving()
         self._version = 0
         self._lock = threading.RLock()
-
-    @contextmanager
-    def running(self) -> Iterator[str]:
-        """Serve; gives the URL."""
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1  # head and body in one packet, or each answer waits 40 ms for an acknowledgement
-
-            def _answer(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(length)) if length else None
-                if fake.dropped > 0:
-                    fake.dropped -= 1
-                    self.close_connection = True
-                    return
-                with fake._lock:
-                    code, answer, warning = fake._handle(self.command, self.path, body)
-                data = json.dumps(answer).encode()
-                self.send_response(code)
-                self.send_header("Content-Length", str(len(data)))
-                if warning:
-                    quoted = warning.replace("\\", "\\\\").replace('"', '\\"')
-                    self.send_header("Warning", f'299 - "{quoted}"')
-                self.end_headers()
-                self.wfile.write(data)
-
-            def do_GET(self) -> None:
-                self._answer()
-
-            def do_PATCH(self) -> None:
-                self._answer()
-
-            def do_POST(self) -> None:
-                self._answer()
-
-            def do_DELETE(self) -> None:
-                self._answer()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
     def put(self, thing: Json) -> Json:
         """Have an object there that somebody else made."""
@@ -138,6 +86,10 @@ class FakeApiServer:
         return next(thing for thing in self.find(kind) if thing["metadata"]["name"] == name)
 
     # --- requests ---
+
+    def respond(self, method: str, target: str, body: Any) -> tuple[int, Any, str | None]:
+        with self._lock:
+            return self._handle(method, target, body)
 
     def _handle(self, method: str, target: str, body: Json | None) -> tuple[int, Json, str | None]:
         url = urlsplit(target)
@@ -181,12 +133,11 @@ class FakeApiServer:
     def _of_kind(self, request: Request) -> tuple[int, Json, str | None]:
         method, kind, name = request.method, request.kind, request.name
         if method == "GET" and name is None:
-            selector = request.query.get("labelSelector", "")
-            wanted = dict(part.split("=") for part in selector.split(",") if part)
+            wanted = _values(request.query.get("labelSelector", ""))
             found = [
                 thing
                 for thing in self.find(kind)
-                if wanted.items() <= thing["metadata"].get("labels", {}).items()
+                if all(thing["metadata"].get("labels", {}).get(name) in values for name, values in wanted.items())
                 and request.namespace in (None, thing["metadata"].get("namespace"))
             ]
             return 200, {"items": found, "metadata": {}}, None
@@ -210,7 +161,7 @@ class FakeApiServer:
         if request.namespace is not None and kinds.NAMESPACE.path(None, request.namespace) not in self.objects:
             return *status(404, f'namespaces "{request.namespace}" not found', name=request.namespace), None
         old = before or {"metadata": {"uid": f"uid-{request.name}"}}
-        owned = {"f:spec": {"f:replicas": {}}} if "replicas" in body.get("spec", {}) else {}
+        owned: Json = {"f:spec": {"f:replicas": {}}} if "replicas" in body.get("spec", {}) else {}
         entry = {"manager": "sealserve", "operation": "Apply", "fieldsV1": owned, "time": "2026-01-01T00:00:00Z"}
         if kind == kinds.DEPLOYMENT and before is not None and "replicas" not in body["spec"]:
             body = {**body, "spec": {**body["spec"], "replicas": before["spec"].get("replicas", 1)}}
@@ -309,23 +260,17 @@ def ended(reason: str, message: str) -> Json:
     return {"conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [container]}
 
 
-def kubeconfig(directory: Path, url: str) -> Path:
-    """A kubeconfig that leads there."""
-    path = directory / "kubeconfig"
-    named = {
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-    }
-    path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "x", **named}))
-    return path
-
-
 @contextmanager
 def connected(fake: FakeApiServer, directory: Path, **options: Any) -> Iterator[Cluster]:
     """A connection to the server while it runs."""
-    with fake.running() as url, Cluster.connect(kubeconfig(directory, url), **options) as cluster:
+    with fake, Cluster.connect(fake.kubeconfig(directory), **options) as cluster:
         yield cluster
+
+
+def _values(selector: str) -> dict[str, list[str]]:
+    """Label → the values of which a selector wants one."""
+    found = re.findall(r"([^=, ]+)(?:=([^,]*)| in \(([^)]*)\))", selector)
+    return {name: several.split(",") if several else [one] for name, one, several in found}
 
 
 def _plain(thing: Json) -> Json:

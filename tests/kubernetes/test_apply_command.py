@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from fake_api_server import FakeApiServer, ended, kubeconfig
-from kubernetes_cases import NGINX, REPLICA
+from fake_api_server import FakeApiServer, ended, serving
+from kubernetes_cases import CANARY, NGINX, REPLICA
 from small_model import write_doubling_model
 
 from sealserve.cli.kubernetes import k8s
@@ -65,11 +65,21 @@ class _Shell:
         return result.return_value or result.exit_code
 
 
+def _with_canary(shell: _Shell, directory: Path) -> None:
+    """Have the deployment try another image."""
+    content = yaml.safe_load(shell.file.read_text())
+    content |= {"state": str(shell.file.parent / ".sealserve")}
+    content["model"]["path"] = str(shell.file.parent / "model")
+    content["kubernetes"]["canary"] = {"image": CANARY}
+    shell.file = directory / "deployment.yaml"
+    shell.file.write_text(yaml.safe_dump(content))
+
+
 @pytest.fixture
 def shell(prepared: Path, tmp_path: Path) -> Iterator[_Shell]:
     server = FakeApiServer()
-    with server.running() as url:
-        yield _Shell(server, prepared, kubeconfig(tmp_path, url))
+    with server:
+        yield _Shell(server, prepared, server.kubeconfig(tmp_path))
 
 
 def test_an_apply_says_of_every_replica_that_it_is_attested_and_where_clients_connect(shell: _Shell) -> None:
@@ -79,6 +89,7 @@ def test_an_apply_says_of_every_replica_that_it_is_attested_and_where_clients_co
     assert sum(line.endswith("attested, serving") for line in lines) == 2
     assert "2 of 2 replicas are attested and serve" in lines
     assert "gRPC: photos.photos.svc:8500" in lines
+    assert any(line.startswith("whether clients come through was not tried: ") for line in lines)
     assert f"  sealserve verify photos.photos.svc:8500 -f {shell.file}" in lines
     secret = shell.server.get(kinds.SECRET, "photos-simulated-platform")
     assert set(secret["data"]) == {"pck.key", "attestation.key", "pck-chain.pem"}
@@ -88,7 +99,9 @@ def test_an_apply_says_of_every_replica_that_it_is_attested_and_where_clients_co
 def test_scripts_get_one_object(shell: _Shell) -> None:
     told = json.loads(shell.run("apply", "--json").stdout)
     assert (told["policy"], told["serving"], told["edge"]["ready"]) == ("permitted", 2, True)
-    assert len(told["measurement"]["mrenclave"]) == 64
+    assert len(told["measurements"]["photos-replica"]["mrenclave"]) == 64
+    assert told["requests"] > len(told["changes"])
+    assert told["edge"]["ways"]["grpc"]["tried"] is False  # an address of the cluster's own
     assert [each["state"] for each in told["replicas"]] == ["serving", "serving"]
     assert {"kind": "Secret", "name": "photos-simulated-platform", "what": "created"} in told["changes"]
 
@@ -140,6 +153,47 @@ def test_an_apply_that_does_not_wait_looks_once_and_removes_nothing(shell: _Shel
     assert any(thing["metadata"]["name"] == "old" for thing in shell.server.find(kinds.CONFIG_MAP))
     shell.run("apply")
     assert not any(thing["metadata"]["name"] == "old" for thing in shell.server.find(kinds.CONFIG_MAP))
+
+
+def test_a_canary_is_waited_for_told_of_and_shown(shell: _Shell, tmp_path: Path) -> None:
+    _with_canary(shell, tmp_path)
+    result = shell.run("apply")
+    assert result.exception is None
+    lines = result.stdout.splitlines()
+    assert "3 of 3 replicas are attested and serve, 1 of them canary" in lines
+    assert sum(line.endswith("-0  canary, attested, serving") for line in lines) == 1
+    told = json.loads(shell.run("status", "--json").stdout)
+    assert (told["wanted"], told["serving"], told["canary"]) == (2, 2, {"wanted": 1, "serving": 1})
+    shown = shell.run("status").stdout.splitlines()
+    assert "canary: 1 of 1 serve" in shown
+    assert sorted(line.split()[3] for line in shown if line.startswith("photos-replica-")) == [
+        "canary",
+        "stable",
+        "stable",
+    ]
+    assert set(json.loads(shell.run("apply", "--json").stdout)["measurements"]) == {
+        "photos-replica",
+        "photos-replica-canary",
+    }
+
+
+def test_a_canary_that_is_refused_ends_an_apply_and_goes_when_it_is_not_asked_for(
+    shell: _Shell, tmp_path: Path
+) -> None:
+    before = shell.file
+    shell.run("apply")
+    _with_canary(shell, tmp_path)
+    shell.server.pods = lambda _: ended("broker-refused", "the key broker refused: not-granted")
+    told = json.loads(shell.run("apply", "--json").stdout)
+    assert (told["exit_code"], told["reason"]) == (4, "replicas-refused")
+    assert [(each["state"], each["canary"]) for each in told["replicas"]].count(("refused", True)) == 1
+    assert shell.code("status") == 5
+    shell.file, shell.server.pods = before, lambda _: serving()
+    assert shell.code("apply") == 0
+    assert {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"} <= {
+        line.split()[0] for line in shell.run("apply").stdout.splitlines() if line.endswith("unchanged")
+    }
+    assert not [thing for thing in shell.server.objects.values() if "canary" in thing["metadata"]["name"]]
 
 
 def test_differences_are_an_exit_code_for_those_who_ask(shell: _Shell) -> None:

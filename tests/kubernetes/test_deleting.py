@@ -92,6 +92,27 @@ def test_pods_that_do_not_go_are_named(case: Case) -> None:
     assert case.warnings[0] == "Pod stuck"
 
 
+def test_pods_that_are_to_go_now_are_deleted_by_us_with_a_second(case: Case) -> None:
+    case.apply()
+    asked: dict[str, dict[str, Any]] = {}
+
+    def note(request: Any, real: Any = case.server._of_kind) -> Any:
+        if request.method == "DELETE":
+            asked.setdefault(request.kind.name, request.body)
+        return real(request)
+
+    case.server._of_kind = note  # type: ignore[method-assign]
+    labels = case.server.get(kinds.DEPLOYMENT, "photos-replica")["metadata"]["labels"]
+    for kind, version in (("Pod", "v1"), ("ReplicaSet", "apps/v1")):
+        metadata = {"name": "orphan", "namespace": "serving", "labels": labels}
+        case.server.put({"apiVersion": version, "kind": kind, "metadata": metadata})
+    assert _delete(case, now=True) == Deleted(None)
+    assert {asked[kind]["propagationPolicy"] for kind in ("Deployment", "ReplicaSet")} == {"Orphan"}
+    assert asked["Service"]["propagationPolicy"] == "Background"  # its EndpointSlices go with it
+    assert asked["Pod"]["gracePeriodSeconds"] == 1
+    assert case.server.objects == {}
+
+
 def test_missing_permissions_are_told_together(case: Case) -> None:
     case.apply()
     case.server.denied = {"secrets", "pods"}

@@ -18,13 +18,14 @@ def _state(case: Case, name: str, **section: Any) -> EdgeState:
     return edge_state(case.cluster, case.plan)
 
 
-def _node(case: Case, **addresses: str) -> None:
+def _node(case: Case, name: str = "node", **addresses: str) -> None:
     told = [{"type": kind, "address": address} for kind, address in addresses.items()]
-    case.server.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": {"addresses": told}})
+    case.server.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": {"addresses": told}})
 
 
 def test_a_load_balancers_address_is_given_and_nodes_until_there_is_one(case: Case) -> None:
     _node(case, InternalIP="192.0.2.9")
+    _node(case, "without-nginx", InternalIP="192.0.2.8")  # it would take no connections
     assert _state(case, "nginx-simulated").ready
     service = case.server.get(kinds.SERVICE, "photos")
     for port, number in zip(service["spec"]["ports"], (31000, 31001), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kubernetes_cases import render as render_replicas
 from kubernetes_validate import utils
 from restricted import violations
 
+from sealserve import __version__
 from sealserve.broker.settings import BrokerSettings
 from sealserve.cli.main import cli
 from sealserve.errors import ConfigurationError, InputError
@@ -74,6 +76,29 @@ def test_brokers_are_valid_restricted_and_in_a_namespace_of_their_own(tmp_path: 
     (deployment,) = of_kind(objects, "Deployment")
     assert deployment["spec"]["replicas"] == 2
     assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_prometheus_asks_brokers_with_a_token_that_is_made_when_they_run(tmp_path: Path) -> None:
+    changes = _changes(admin_namespace="monitoring")
+    assert of_kind(objects_in(_render(tmp_path, changes).directory), "PodMonitor") == []
+    changes["kubernetes"]["monitoring"] = {"namespace": "monitoring", "labels": {"release": "prometheus"}}
+    rendered = _render(tmp_path, changes)
+    golden = Path(__file__).parent / "golden" / "key-brokers" / "monitoring.yaml"
+    text = (rendered.directory / "monitoring.yaml").read_text().replace(__version__, "VERSION")
+    if os.environ.get("REVIEW_GOLDEN"):  # and read the difference before you commit it
+        golden.write_text(text)
+    assert text == golden.read_text()
+    (monitor,) = of_kind(objects_in(rendered.directory), "PodMonitor")
+    (deployment,) = of_kind(objects_in(rendered.directory), "Deployment")
+    selected = monitor["spec"]["selector"]["matchLabels"]
+    assert selected.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    assert monitor["metadata"]["namespace"] == "photos-keys"
+    make_token, make_secret = rendered.steps[-2:]
+    assert "token create prometheus --role viewer -o prometheus.token -f " in make_token
+    assert "generic photos-broker-metrics --from-file=token=prometheus.token --from-file=ca.pem=" in make_secret
+    assert not any("admin_namespace" in warning for warning in rendered.warnings)
+    changes["kubernetes"]["brokers"] = _changes()["kubernetes"]["brokers"]
+    assert any("admin_namespace: monitoring, which is not set" in each for each in _render(tmp_path, changes).warnings)
 
 
 def test_no_secret_is_in_the_files_and_the_commands_make_them(tmp_path: Path) -> None:

@@ -64,12 +64,12 @@ def sgx(case: Case) -> Case:
     """A deployment for SGX, of which replicas run that measure to ``_OLD``."""
     case.plan, objects = case.deployment("nginx-sgx")
     case.objects = objects
-    case.apply(annotated(objects, case.plan, _OLD))
+    case.apply(annotated(objects, {"photos-replica": _OLD}))
     return case
 
 
 def _judge(case: Case, broker: _Broker, new: Measurement = _NEW, **options: Any) -> Any:
-    return judge(case.cluster, case.plan, new, broker.granted(), permitted_by=_HINT, **options)
+    return judge(case.cluster, case.plan, {"photos-replica": new}, broker.granted(), permitted_by=_HINT, **options)
 
 
 def test_a_policy_that_knows_both_builds_lets_them_follow_each_other(sgx: Case) -> None:
@@ -88,6 +88,45 @@ def test_a_policy_that_has_forgotten_what_runs_is_refused_unless_a_gap_is_allowe
     with pytest.raises(NotPermittedError, match=f"{_OLD.mrenclave[:16]}….* within 300 seconds"):
         _judge(sgx, broker)
     assert any("lose their grant" in warning for warning in _judge(sgx, broker, allow_gap=True).warnings)
+
+
+@pytest.fixture
+def tried(case: Case) -> Case:
+    """A deployment for SGX with a canary, which runs."""
+    case.plan, case.objects = case.deployment("gateway-canary-sgx")
+    case.server.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "photos"}})
+    case.apply(annotated(case.objects, {"photos-replica": _OLD, "photos-replica-canary": _NEW}))
+    return case
+
+
+def test_a_canary_is_judged_by_its_own_measurement(tried: Case) -> None:
+    new = {"photos-replica": _OLD, "photos-replica-canary": _NEW}
+    both = _Broker(_build(_OLD), _build(_NEW)).granted()
+    assert judge(tried.cluster, tried.plan, new, both, permitted_by=_HINT).answer == "permitted"
+    with pytest.raises(NotPermittedError, match="every pod of photos-replica-canary would be refused"):
+        judge(tried.cluster, tried.plan, new, _Broker(_build(_OLD)).granted(), permitted_by=_HINT)
+    with pytest.raises(NotPermittedError, match=f"{_NEW.mrenclave[:16]}….* within 300 seconds"):
+        judge(tried.cluster, tried.plan, {"photos-replica": _OLD}, _Broker(_build(_OLD)).granted(), permitted_by=_HINT)
+
+
+def test_of_a_canary_without_a_signature_it_is_said_that_nothing_is_known(tried: Case, tmp_path: Path) -> None:
+    measured = measure_replicas(tried.plan, tmp_path / "nowhere")
+    assert "--canary-signature" in str(measured["photos-replica-canary"])
+    new = {**measured, "photos-replica": _OLD}
+    both = _Broker(_build(_OLD), _build(_NEW)).granted()
+    verdict = judge(tried.cluster, tried.plan, new, both, permitted_by=_HINT)
+    assert verdict.answer == "unknown"
+    assert verdict.reasons[0].startswith("what photos-replica-canary measures to is not known")
+    with pytest.raises(NotPermittedError, match="every pod of photos-replica would"):
+        judge(tried.cluster, tried.plan, new, _Broker(_build(_NEW)).granted(), permitted_by=_HINT)
+
+
+def test_each_deployment_of_replicas_says_what_its_pods_measure_to(tried: Case) -> None:
+    noted = {
+        name: tried.server.get(kinds.DEPLOYMENT, name)["metadata"]["annotations"][MEASUREMENT]
+        for name in ("photos-replica", "photos-replica-canary")
+    }
+    assert noted == {"photos-replica": _OLD.to_annotation(), "photos-replica-canary": _NEW.to_annotation()}
 
 
 def test_what_does_not_serve_has_nothing_to_lose(sgx: Case) -> None:
@@ -138,7 +177,7 @@ def test_a_broker_without_a_grant_is_refused() -> None:
 
 def test_what_cannot_be_known_is_said_and_stops_nothing(sgx: Case, tmp_path: Path) -> None:
     unknown = measure_replicas(sgx.plan, tmp_path / "nowhere")
-    assert isinstance(unknown, str)
+    assert isinstance(unknown["photos-replica"], str)
     verdict = judge(sgx.cluster, sgx.plan, unknown, "its store is not here", permitted_by=_HINT)
     assert verdict.answer == "unknown"
     assert len(verdict.reasons) == 2
@@ -156,7 +195,7 @@ def test_a_grant_for_another_model_than_was_sealed_here_is_warned_of(sgx: Case) 
 
 def test_the_measurement_is_no_part_of_the_pods_so_that_it_rolls_nothing(sgx: Case) -> None:
     before = [pod["metadata"]["name"] for pod in sgx.server.find(kinds.POD)]
-    sgx.apply(annotated(sgx.objects, sgx.plan, _NEW))
+    sgx.apply(annotated(sgx.objects, {"photos-replica": _NEW}))
     assert [pod["metadata"]["name"] for pod in sgx.server.find(kinds.POD)] == before
     assert MEASUREMENT in sgx.server.get(kinds.DEPLOYMENT, "photos-replica")["metadata"]["annotations"]
 

@@ -23,7 +23,8 @@ from sealserve.kubernetes.plan import plan_for_reading
 
 NAMESPACE = "/apis/apps/v1/namespaces/serving"
 PODS = "/api/v1/namespaces/serving/pods"
-DEPLOYMENT = f"{NAMESPACE}/deployments/photos-replica"
+DEPLOYMENTS = f"{NAMESPACE}/deployments"
+DEPLOYMENT = f"{DEPLOYMENTS}/photos-replica"
 AUTOSCALERS = "/apis/autoscaling/v2/namespaces/serving/horizontalpodautoscalers"
 CHANGES = {
     "image": {"brokers": ["photos-broker.serving.svc:4433"]},
@@ -56,7 +57,8 @@ def _pod(number: int, *, ready: bool = True, **metadata: Any) -> dict[str, Any]:
 
 def _deployment(name: str, wanted: int, ready: int) -> dict[str, Any]:
     counts = {"updatedReplicas": wanted, "replicas": wanted, "availableReplicas": ready, "observedGeneration": 1}
-    return {"metadata": {"name": name, "generation": 1}, "spec": {"replicas": wanted}, "status": counts}
+    metadata = {"name": name, "generation": 1, "labels": {"app.kubernetes.io/component": "replica"}}
+    return {"metadata": metadata, "spec": {"replicas": wanted}, "status": counts}
 
 
 @pytest.fixture
@@ -64,6 +66,7 @@ def server() -> Iterator[ApiServer]:
     with ApiServer() as made:
         made.objects |= {
             DEPLOYMENT: _deployment("photos-replica", 2, 2),
+            DEPLOYMENTS: [_deployment("photos-replica", 2, 2)],
             f"{NAMESPACE}/deployments/photos-edge": _deployment("photos-edge", 2, 2),
             PODS: [_pod(1), _pod(2)],
             AUTOSCALERS: [],
@@ -191,7 +194,7 @@ def test_status_waits_until_all_replicas_serve(server: ApiServer, tmp_path: Path
 
 
 def test_status_of_what_is_not_there(server: ApiServer, tmp_path: Path) -> None:
-    del server.objects[DEPLOYMENT]
+    server.objects[DEPLOYMENTS] = []
     result = _run(server, tmp_path, "status")
     assert result.return_value == 5
     assert "There is no Deployment photos-replica" in result.output
@@ -244,7 +247,7 @@ def test_scale_says_who_is_attested_and_what_else_to_change(server: ApiServer, t
     result = _run(server, tmp_path, "scale", "3")
     assert result.exception is None
     assert "photos-replica: 2 -> 3 replicas" in result.output
-    assert "photos-replica-3 on node-1 serving (attested)" in result.output
+    assert "photos-replica-3  attested, serving" in result.output
     assert "replicas.count in" in result.output
     assert server.written == [("PATCH", f"{DEPLOYMENT}/scale")]
 

@@ -14,6 +14,24 @@ if TYPE_CHECKING:
     from sealserve.kubernetes.live.api import Cluster
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+model_size_option = click.option(
+    "--model-size", type=click.IntRange(min=1), metavar="BYTES", help="Size of the model, if it is not here."
+)
+
+
+def wait_timeout_option(seconds: float, until: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--timeout``. :param seconds: if it is not given. :param until: when nothing is waited for any more."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, max=86_400),
+        metavar="SECONDS",
+        default=seconds,
+        show_default=True,
+        help=f"How long to wait until {until}.",
+    )
+
+
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say which cluster; the command gets ``kubeconfig`` and ``context``, for :func:`connect`."""
     options = (

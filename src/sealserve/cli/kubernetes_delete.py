@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from sealserve.cli.cluster_options import cluster_options, connect
+from sealserve.cli.cluster_options import cluster_options, connect, json_option, wait_timeout_option
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import final_event
 from sealserve.cli.rollout_display import Account
@@ -23,29 +23,26 @@ from sealserve.logs import printable
 @deployment_option
 @cluster_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--now", is_flag=True, help="Let pods finish nothing: requests in flight are lost.")
 @click.option("--keep-namespace", is_flag=True, help="Leave the namespace, even if `apply` made it.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, max=86_400),
-    default=300.0,
-    show_default=True,
-    help="Seconds to wait until all is gone.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@wait_timeout_option(300, "all is gone")
+@json_option
 def delete(
     *,
     file: Path,
     kubeconfig: Path | None,
     context: str | None,
     yes: bool,
+    now: bool,
     keep_namespace: bool,
     timeout: float,
     as_json: bool,
 ) -> None:
     """Delete everything of a deployment in its cluster, and wait until it is gone.
 
-    It is found by its labels, so that what an interrupted run left goes as well. The namespace goes if `apply` made it
-    and nobody else has something in it. The key broker, the sealed model and claims of yours stay.
+    It is found by its labels, so that what an interrupted run left goes as well. Pods go first, and finish what is in
+    flight. The namespace goes if `apply` made it and nobody else has something in it. The key broker, the sealed model
+    and claims of yours stay.
     """
     from sealserve.deploy import load_deployment
     from sealserve.kubernetes.live.deleting import delete_deployment
@@ -66,6 +63,7 @@ def delete(
                 name=deployment.name,
                 namespace=namespace,
                 keep_namespace=keep_namespace,
+                now=now,
                 timeout=timeout,
                 on_change=account.change,
                 on_wait=on_wait,

@@ -32,6 +32,8 @@ def status_lines(status: Status, plan: Plan, *, server: str) -> Iterator[str]:
         return
     scaler = "" if status.autoscaler is None else f" (autoscaler {status.autoscaler})"
     yield f"{status.serving} of {status.wanted} replicas serve{scaler}"
+    if status.canaries is not None:
+        yield f"canary: {status.canaries_serving} of {status.canaries} serve"
     if status.rollout is not None:
         yield f"rollout: {status.rollout}"
     if status.trouble is not None:
@@ -56,9 +58,14 @@ def replica_table(status: Status, width: int | None) -> Iterator[str]:
     if not status.replicas:
         yield "no replicas"
         return
-    with_model = bool(status.models)
-    heads = ("REPLICA", "NODE", "STATE", *(["MODEL"] if with_model else []), "RESTARTS", "SINCE")
-    rows = [heads, *(_row(each, status, with_model=with_model) for each in status.replicas)]
+    with_track, with_model = any(each.canary for each in status.replicas), bool(status.models)
+    heads = (
+        *("REPLICA", "NODE", "STATE"),
+        *(["TRACK"] if with_track else []),
+        *(["MODEL"] if with_model else []),
+        *("RESTARTS", "SINCE"),
+    )
+    rows = [heads, *(_row(each, status, with_track=with_track, with_model=with_model) for each in status.replicas)]
     reasons = [printable(each.reason or "") for each in status.replicas]
     reasons = ["REASON" if any(reasons) else "", *reasons]
     columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -83,18 +90,24 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns
 
 
-def replica_line(replica: ReplicaState) -> str:
-    """A replica's state in one line."""
-    where = "" if replica.node is None else f" on {replica.node}"
-    why = "" if replica.reason is None else f": {replica.reason}"
-    attested = " (attested)" if replica.ready else ""
-    return printable(f"{replica.pod}{where} {replica.state}{attested}{why}")
+def track_of(replica: ReplicaState) -> str:
+    """Which of a deployment's replicas it is one of."""
+    return "canary" if replica.canary else "stable"
 
 
-def _row(replica: ReplicaState, status: Status, *, with_model: bool) -> tuple[str, ...]:
+def replica_line(each: ReplicaState, *, note: str = "") -> str:
+    """A replica in one line. :param note: what else there is to say of its state."""
+    state = "attested, serving" if each.state == "serving" else str(each.state)
+    canary = "canary, " if each.canary else ""
+    reason = f": {printable(each.reason)}" if each.reason else ""
+    return f"{each.pod}  {canary}{state}{note}{reason}"
+
+
+def _row(replica: ReplicaState, status: Status, *, with_track: bool, with_model: bool) -> tuple[str, ...]:
+    track = [track_of(replica)] if with_track else []
     model = [printable(status.models.get(replica.pod, "-"))] if with_model else []
     node = printable(replica.node or "-")
-    return (replica.pod, node, str(replica.state), *model, str(replica.restarts), _age(replica.since))
+    return (replica.pod, node, str(replica.state), *track, *model, str(replica.restarts), _age(replica.since))
 
 
 def _named(heads: tuple[str, ...], cells: list[str]) -> Iterator[str]:

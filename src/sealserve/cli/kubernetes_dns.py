@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sealserve.cli.cluster_options import cluster_options, connect
+from sealserve.cli.cluster_options import cluster_options, connect, json_option
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 from sealserve.logs import printable_lines
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
-        deployment_option,
         click.option(
             "--config-map",
             "where",
@@ -30,8 +29,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="CoreDNS' own configuration, with a key Corefile.",
         ),
         click.option("--dry-run", is_flag=True, help="Print the change, and make none."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        cluster_options,
+        json_option,
     )
     for option in reversed(options):
         command = option(command)
@@ -44,6 +42,8 @@ def dns() -> None:
 
 
 @dns.command(short_help="Put the broker's name and address into CoreDNS.")
+@deployment_option
+@cluster_options
 @click.option("--address", "addresses", multiple=True, metavar="IP", help="Where the key broker is; may be repeated.")
 @click.option("--name", "names", multiple=True, metavar="NAME", help="Its name; those in image.brokers if not given.")
 @_options
@@ -76,6 +76,8 @@ def apply(
 
 
 @dns.command(short_help="Take the deployment's entry out of CoreDNS.")
+@deployment_option
+@cluster_options
 @_options
 def undo(*, file: Path, where: str, dry_run: bool, as_json: bool, kubeconfig: Path | None, context: str | None) -> None:
     """Remove what `dns apply` added for this deployment, and leave everything else as it is, byte for byte."""

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import click
 
-from sealserve.cli.cluster_options import cluster_options, connect
+from sealserve.cli.cluster_options import cluster_options, connect, json_option, model_size_option
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 
 
 @click.command(short_help="Say whether a cluster is fit for a deployment.")
 @deployment_option
-@click.option("--probe", is_flag=True, help="Start a pod for some seconds, which looks for the key broker.")
-@click.option("--model-size", type=click.IntRange(min=1), metavar="BYTES", help="Size of the model, if it is not here.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @cluster_options
+@click.option("--probe", is_flag=True, help="Start a pod for some seconds, which looks for the key broker.")
+@model_size_option
+@json_option
 def doctor(
     *,
     file: Path,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sealserve.cli.cluster_options import cluster_options, connect
+from sealserve.cli.cluster_options import cluster_options, connect, wait_timeout_option
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 from sealserve.cli.kubernetes_display import replica_line, status_lines
@@ -39,7 +39,7 @@ def _plan(file: Path) -> Plan:
 @click.option("--watch", is_flag=True, help="Go on, whenever something changes, until Ctrl-C.")
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(min=0, max=86_400),
     metavar="SECONDS",
     help="Wait so long for all replicas to serve, and show the status then.",
 )
@@ -93,7 +93,7 @@ def _show(status: Status, plan: Plan, *, server: str, as_json: bool, redraw: boo
 @click.argument("pod", required=False)
 @deployment_option
 @cluster_options
-@click.option("--all", "everything", is_flag=True, help="The logs of the edge's pods, too.")
+@click.option("--all", "everything", is_flag=True, help="The logs of the edge, too.")
 @click.option("--follow", is_flag=True, help="Go on, also with pods that come, until Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=0), default=50, show_default=True, help="Of each log, the last lines.")
 @click.option(
@@ -141,11 +141,12 @@ def _print(line: Line, *, alone: bool) -> None:
 @deployment_option
 @cluster_options
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until so many serve.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=900.0, show_default=True, help="Seconds to wait.")
+@wait_timeout_option(900, "so many serve")
 def scale(*, count: int, file: Path, kubeconfig: Path | None, context: str | None, wait: bool, timeout: float) -> None:
     """Have COUNT replicas in a cluster, and say of each when it is attested and serves.
 
-    With an autoscaler this is refused: its bounds are in deployment.yaml, kubernetes.autoscaling.
+    A canary's number is kubernetes.canary.count in the deployment, and stays. With an autoscaler this is refused: its
+    bounds are in kubernetes.autoscaling.
     """
     from sealserve.kubernetes.live.scaling import follow_scaling
     from sealserve.kubernetes.live.scaling import scale as set_scale
@@ -155,7 +156,10 @@ def scale(*, count: int, file: Path, kubeconfig: Path | None, context: str | Non
         before = set_scale(cluster, plan, count)
         click.echo(f"{plan.replica}: {before} -> {count} replicas")
         if count == 0:
-            say("warning", "yellow", "no replica is left: nobody answers clients")
+            left = (
+                "none but a canary is left" if plan.canary is not None else "no replica is left: nobody answers clients"
+            )
+            say("warning", "yellow", left)
         if count != plan.deployment.replicas.count:
             say(
                 "note",

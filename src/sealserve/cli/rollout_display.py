@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sealserve.cli.failures import say
+from sealserve.cli.kubernetes_display import replica_line
 from sealserve.logs import printable
 
 if TYPE_CHECKING:
@@ -47,13 +48,10 @@ class Account:
         return Told(self.change, self.warning)
 
 
-def replica_line(each: ReplicaState, snapshot: Snapshot) -> str:
-    """A replica in one line."""
-    state = "attested, serving" if each.state == "serving" else str(each.state)
-    if each.state == "serving" and snapshot.templates and not snapshot.is_current(each):
-        state += ", as it was before"
-    reason = f": {printable(each.reason)}" if each.reason else ""
-    return f"{each.pod}  {state}{reason}"
+def rollout_line(each: ReplicaState, snapshot: Snapshot) -> str:
+    """A replica in one line, and whether it is as it was before the rollout."""
+    old = each.state == "serving" and snapshot.templates and not snapshot.is_current(each)
+    return replica_line(each, note=", as it was before" if old else "")
 
 
 @contextlib.contextmanager
@@ -75,7 +73,7 @@ class _ByLine:
         self._told: dict[str, str] = {}
 
     def show(self, snapshot: Snapshot) -> None:
-        now = {each.pod: replica_line(each, snapshot) for each in snapshot.replicas}
+        now = {each.pod: rollout_line(each, snapshot) for each in snapshot.replicas}
         now["edge"] = "edge  ready" if snapshot.edge.ready else f"edge  {printable(snapshot.edge.reason or '')}"
         for key, line in now.items():
             if self._told.get(key) != line:
@@ -100,7 +98,7 @@ def _live() -> Iterator[Callable[[Snapshot], None]]:
         # Those that need looking at first; many that serve are told by their number.
         shown = sorted(snapshot.replicas, key=lambda each: each.state == "serving")[:room]
         for each in shown:
-            text.append(f"  {replica_line(each, snapshot)}\n", _COLOURS.get(str(each.state), ""))
+            text.append(f"  {rollout_line(each, snapshot)}\n", _COLOURS.get(str(each.state), ""))
         if more := len(snapshot.replicas) - len(shown):
             text.append(f"  and {more} more\n")
         text.append(f"  edge  {'ready' if snapshot.edge.ready else printable(snapshot.edge.reason or '')}")

@@ -13,13 +13,14 @@ from sealserve import __version__
 from sealserve.addresses import Address
 from sealserve.configuration import load_yaml
 from sealserve.deploy import load_deployment
-from sealserve.deploy.kubernetes_section import KeyBrokersSection
+from sealserve.deploy.kubernetes_section import KeyBrokersSection, KubernetesSection
 from sealserve.deploy.rendered_directory import require_replaceable, write_directory
 from sealserve.errors import ConfigurationError, InputError
 from sealserve.evidence.policy import PolicyDocument
 from sealserve.evidence.service import service_at
 from sealserve.files import read_file
 from sealserve.kubernetes.key_brokers import (
+    COMPONENT,
     SECRET_FILES,
     Collateral,
     database_address,
@@ -27,6 +28,7 @@ from sealserve.kubernetes.key_brokers import (
     key_broker_policy,
     secret_name,
 )
+from sealserve.kubernetes.monitoring import broker_metrics_secret, broker_monitor_objects
 from sealserve.kubernetes.plan import Plan, check, is_here
 from sealserve.kubernetes.rendering import (
     RENDERED,
@@ -61,10 +63,16 @@ def render_key_brokers(deployment_file: Path, output: Path) -> Rendered:
     objects = key_broker_objects(plan, brokers, collateral)
     policy = key_broker_policy(plan, brokers, collateral, replicas=replicas.namespace)
     contents = {"namespace.yaml": [namespace_object(plan)], **objects, "network-policy.yaml": [policy]}
+    if monitoring := broker_monitor_objects(plan, COMPONENT):
+        contents["monitoring.yaml"] = monitoring
     files = with_kustomization(contents, title=_TITLE)
     write_directory(output, files)
     return Rendered(
-        output, plan.namespace, tuple(sorted(files)), tuple(_warnings(brokers)), tuple(_steps(plan, brokers, output))
+        output,
+        plan.namespace,
+        tuple(sorted(files)),
+        tuple(_warnings(section, brokers)),
+        tuple(_steps(plan, brokers, output)),
     )
 
 
@@ -116,7 +124,7 @@ def _address(url: str) -> Address:
     return Address(parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443))
 
 
-def _warnings(brokers: KeyBrokersSection) -> list[str]:
+def _warnings(section: KubernetesSection, brokers: KeyBrokersSection) -> list[str]:
     warnings = [
         "who rules the cluster of the key brokers has the keys: let it be their owner's, and not the platform's"
     ]
@@ -129,16 +137,19 @@ def _warnings(brokers: KeyBrokersSection) -> list[str]:
             f"kubernetes.brokers.database: with sslmode={mode} whoever is between brokers and database can read its "
             "password and cut off the audit log; set sslmode=verify-full"
         )
+    monitoring = section.monitoring
+    if monitoring is not None and brokers.admin_namespace != monitoring.namespace:
+        warnings.append(
+            f"Prometheus in {monitoring.namespace} reaches the brokers' metrics with "
+            f"kubernetes.brokers.admin_namespace: {monitoring.namespace}, which is not set"
+        )
     return warnings
 
 
 def _steps(plan: Plan, brokers: KeyBrokersSection, output: Path) -> list[str]:
     namespace = shlex.quote(plan.namespace)
     owner = plan.deployment.state / "owner"
-    files = " ".join(
-        f"--from-file={shlex.quote(min(str(owner / name), os.path.relpath(owner / name), key=len))}"
-        for name in SECRET_FILES
-    )
+    files = " ".join(f"--from-file={_shorter(owner / name)}" for name in SECRET_FILES)
     steps = [
         f"kubectl apply -k {shlex.quote(str(output))}",
         f"kubectl -n {namespace} create secret generic {secret_name(plan)} {files}",
@@ -147,4 +158,15 @@ def _steps(plan: Plan, brokers: KeyBrokersSection, output: Path) -> list[str]:
     if database.secret is not None:
         keys = [f"--from-file={shlex.quote(key)}" for key in (database.password, database.authority) if key]
         steps.append(f"kubectl -n {namespace} create secret generic {database.secret} {' '.join(keys)}")
-    return [*steps, f"kubectl -n {namespace} rollout status deployment/{plan.broker_service}"]
+    steps.append(f"kubectl -n {namespace} rollout status deployment/{plan.broker_service}")
+    if plan.section.monitoring is not None:
+        files = f"--from-file=token=prometheus.token --from-file=ca.pem={_shorter(owner / 'ca.pem')}"
+        create = "sealserve broker admin token create prometheus --role viewer -o prometheus.token"
+        steps.append(f"{create} -f {_shorter(owner / 'broker.yaml')}")
+        steps.append(f"kubectl -n {namespace} create secret generic {broker_metrics_secret(plan)} {files}")
+    return steps
+
+
+def _shorter(path: Path) -> str:
+    """A path for a command line, absolute or as it is from here."""
+    return shlex.quote(min(str(path), os.path.relpath(path), key=len))

@@ -19,7 +19,7 @@ from sealserve.addresses import Address
 from sealserve.deploy.images.dockerfile import BROKER_PORT
 from sealserve.deploy.kubernetes_section import KeyBrokersSection
 from sealserve.kubernetes.network import DNS, allow_to
-from sealserve.kubernetes.plan import Plan
+from sealserve.kubernetes.plan import COMPONENT_LABEL, Plan
 from sealserve.kubernetes.pods import (
     DRAIN_SECONDS,
     container_security,
@@ -227,9 +227,7 @@ def key_broker_policy(plan: Plan, brokers: KeyBrokersSection, collateral: Collat
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": replicas}},
                 "podSelector": {
                     "matchLabels": {
-                        key: value
-                        for key, value in plan.labels("replica").items()
-                        if key != "app.kubernetes.io/component"
+                        key: value for key, value in plan.labels("replica").items() if key != COMPONENT_LABEL
                     }
                 },
             }

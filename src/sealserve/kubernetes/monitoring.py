@@ -8,7 +8,7 @@ from __future__ import annotations
 from sealserve.deploy.images.programs import brokers_of
 from sealserve.kubernetes.alerts import prometheus_rule
 from sealserve.kubernetes.dashboard import dashboard
-from sealserve.kubernetes.plan import Plan
+from sealserve.kubernetes.plan import COMPONENT_LABEL, Plan
 from sealserve.kubernetes.yaml_text import Comment, Object
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -75,10 +75,10 @@ def _pod_monitor(plan: Plan, labels: dict[str, str]) -> Object:
     spec = {
         "selector": {
             "matchLabels": selector,
-            "matchExpressions": [{"key": "app.kubernetes.io/component", "operator": "In", "values": tracks}],
+            "matchExpressions": [{"key": COMPONENT_LABEL, "operator": "In", "values": tracks}],
         },
         Comment("Tells a canary from the others."): None,
-        "podTargetLabels": ["app.kubernetes.io/component"],
+        "podTargetLabels": [COMPONENT_LABEL],
         "podMetricsEndpoints": [endpoint],
     }
     monitor = plan.object("monitoring.coreos.com/v1", "PodMonitor", plan.replica, "replica", spec=spec)

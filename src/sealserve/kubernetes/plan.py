@@ -20,6 +20,9 @@ OLDEST_VERSION = "1.31"
 """The oldest Kubernetes that everything but image volumes is for."""
 
 TEE_LABEL = "sealserve.dev/tee"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+STABLE, CANARY = "replica", "canary"
+"""The components that are replicas."""
 _LONGEST_NAME = 63  # of a Service
 
 
@@ -81,7 +84,7 @@ class Plan:
     def stable(self) -> Track:
         """The replicas that there always are."""
         count = self.deployment.replicas.count if self.section.autoscaling is None else None
-        return Track("replica", self.replica, self.replicas_service, self.name, self.section.image, count)
+        return Track(STABLE, self.replica, self.replicas_service, self.name, self.section.image, count)
 
     @property
     def canary(self) -> Track | None:
@@ -90,7 +93,7 @@ class Plan:
         if wanted is None:
             return None
         names = (f"{self.replica}-canary", f"{self.replicas_service}-canary", f"{self.name}-canary")
-        return Track("canary", *names, wanted.image, wanted.count)
+        return Track(CANARY, *names, wanted.image, wanted.count)
 
     @property
     def tracks(self) -> tuple[Track, ...]:
@@ -136,8 +139,13 @@ class Plan:
         return {
             "app.kubernetes.io/name": "sealserve",
             "app.kubernetes.io/instance": self.name,
-            "app.kubernetes.io/component": component,
+            COMPONENT_LABEL: component,
         }
+
+    @property
+    def every_replica(self) -> dict[str, str | tuple[str, ...]]:
+        """The labels that select all replicas, those of a canary too that the deployment does not ask for any more."""
+        return {**self.labels(STABLE), COMPONENT_LABEL: (STABLE, CANARY)}
 
     def all_labels(self, component: str) -> dict[str, str]:
         """The labels of objects of ``component``."""

@@ -104,11 +104,12 @@ class Cluster:
         kind: Kind,
         *,
         namespace: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str | tuple[str, ...]] | None = None,
         fields: Mapping[str, str] | None = None,
     ) -> list[Object]:
         """All objects, of a namespace or of all, with these labels and fields. Large lists come in pieces of 500.
 
+        :param labels: name → value, or the values of which it is to be one.
         :raises MissingKindError: the cluster has no such kind.
         """
         query = {"limit": "500"}
@@ -169,11 +170,17 @@ class Cluster:
         name: str,
         *,
         namespace: str | None = None,
-        propagation: Literal["Foreground", "Background"] = "Background",
+        propagation: Literal["Orphan", "Background"] = "Background",
         uid: str | None = None,
+        grace: int | None = None,
     ) -> bool:
-        """Delete an object. :param uid: only if it is this very one. :returns: whether there was one."""
+        """Delete an object. :param uid: only if it is this very one. :returns: whether there was one.
+
+        :param grace: seconds that a pod has to end, in the place of those that it asks for.
+        """
         options: Object = {"propagationPolicy": propagation}
+        if grace is not None:
+            options["gracePeriodSeconds"] = grace
         if uid is not None:
             options["preconditions"] = {"uid": uid}
         of = f"{kind} {name}"
@@ -226,7 +233,7 @@ class Cluster:
         return query | ({"timestamps": "true"} if timestamps else {})
 
     def watch(
-        self, kind: Kind, *, namespace: str, labels: Mapping[str, str] | None = None, seconds: float
+        self, kind: Kind, *, namespace: str, labels: Mapping[str, str | tuple[str, ...]] | None = None, seconds: float
     ) -> Iterator[tuple[str, Object]]:
         """Changes as they happen, for so many seconds at most: ``ADDED`` (first those that are there), ``MODIFIED`` or
         ``DELETED``, and the object. It may end sooner: list again, and watch on.
@@ -363,5 +370,9 @@ class Cluster:
         return response
 
 
-def _selector(wanted: Mapping[str, str]) -> str:
-    return ",".join(f"{name}={value}" for name, value in wanted.items())
+def _selector(wanted: Mapping[str, str] | Mapping[str, str | tuple[str, ...]]) -> str:
+    """As https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors has it."""
+    return ",".join(
+        f"{name}={value}" if isinstance(value, str) else f"{name} in ({','.join(value)})"
+        for name, value in wanted.items()
+    )

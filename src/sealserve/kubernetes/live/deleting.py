@@ -19,15 +19,17 @@ from sealserve.kubernetes.live.handover import MADE_NAMESPACE
 from sealserve.kubernetes.live.kinds import NAMESPACE, POD, Kind, describe, kind_of
 from sealserve.kubernetes.live.owned import MADE, owned_objects, selector, served
 from sealserve.kubernetes.live.rights import all_missing
+from sealserve.kubernetes.plan import COMPONENT_LABEL
 from sealserve.kubernetes.yaml_text import Object
 
 _PAUSE = 1.0
-_WORKLOADS = frozenset({kinds.SCALED_OBJECT, kinds.AUTOSCALER, kinds.DEPLOYMENT})
+_WORKLOADS = frozenset({kinds.SCALED_OBJECT, kinds.AUTOSCALER, kinds.DEPLOYMENT, kinds.REPLICA_SET})
 _BY_KUBERNETES = frozenset({("configmaps", "kube-root-ca.crt"), ("serviceaccounts", "default")})
 """What Kubernetes makes in every namespace."""
 _OF_OTHERS = frozenset({"events", "endpoints", "pods.metrics.k8s.io", "events.events.k8s.io"})
 """What comes and goes with other objects."""
 _MOST_TOLD = 10
+_AT_ONCE = 1  # seconds, as `kubectl delete --now` has it
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def delete_deployment(
     name: str,
     namespace: str,
     keep_namespace: bool = False,
+    now: bool = False,
     timeout: float,
     on_change: Callable[[Change], None],
     on_wait: Callable[[str], None],
@@ -50,7 +53,8 @@ def delete_deployment(
     """Delete the deployment ``name``: first what leads clients to it, then its replicas, and when their pods are gone
     the rest; at last the namespace, if ``k8s apply`` made it and nothing else is in it.
 
-    :param timeout: in seconds, for all of it. :param on_change: called with each object that is deleted.
+    :param now: do not let pods finish what is in flight. :param timeout: in seconds, for all of it.
+    :param on_change: called with each object that is deleted.
     :param on_wait: called with what is waited for, again and again.
     :raises ForbiddenError: a permission is missing; names all that are.
     :raises RolloutTimeoutError: something is not gone in time. Deleting once more goes on with it.
@@ -61,12 +65,18 @@ def delete_deployment(
         return owned_objects(cluster, name=name, namespace=namespace)
 
     def pods() -> list[Object]:
-        return cluster.list(POD, namespace=namespace, labels=selector(name))
+        found = cluster.list(POD, namespace=namespace, labels=selector(name))
+        if now:
+            _delete(cluster, found, lambda _: None, grace=_AT_ONCE)
+        return found
 
     try:
         found = sorted(left(), key=lambda thing: not _is_edge(thing))
         workloads = [thing for thing in found if _is_edge(thing) or kind_of(thing) in _WORKLOADS]
-        _delete(cluster, workloads, on_change)
+        _delete(cluster, workloads, on_change, orphaning=now)
+        if now:
+            sets = cluster.list(kinds.REPLICA_SET, namespace=namespace, labels=selector(name))
+            _delete(cluster, sets, lambda _: None, orphaning=True)
         _wait(pods, until, on_wait)
         _delete(cluster, left(), on_change)
         _wait(left, until, on_wait)
@@ -74,23 +84,42 @@ def delete_deployment(
         if kept is None:
             _wait(lambda: [found for found in [cluster.get(NAMESPACE, namespace)] if found], until, on_wait)
     except ForbiddenError as error:
-        needed: dict[Kind, tuple[str, ...]] = {POD: ("list",), NAMESPACE: ("get", "delete")}
+        needed: dict[Kind, tuple[str, ...]] = {
+            POD: ("list", "delete") if now else ("list",),
+            NAMESPACE: ("get", "delete"),
+        }
         needed |= dict.fromkeys(served(cluster, MADE), ("list", "delete"))
         raise all_missing(cluster, error, needed, namespace=namespace) from error
     return Deleted(kept)
 
 
 def _is_edge(thing: Object) -> bool:
-    return bool(thing["metadata"]["labels"].get("app.kubernetes.io/component") == "edge")
+    return bool(thing["metadata"]["labels"].get(COMPONENT_LABEL) == "edge")
 
 
-def _delete(cluster: Cluster, things: Iterable[Object], on_change: Callable[[Change], None]) -> None:
+def _delete(
+    cluster: Cluster,
+    things: Iterable[Object],
+    on_change: Callable[[Change], None],
+    *,
+    orphaning: bool = False,
+    grace: int | None = None,
+) -> None:
+    """:param orphaning: leave the pods of Deployments and ReplicaSets to us. Kubernetes would delete them with the time
+    that they ask for, and kubelet does not shorten that once it has begun.
+    """
     for thing in things:
-        metadata = thing["metadata"]
+        kind, metadata = kind_of(thing), thing["metadata"]
         if metadata.get("deletionTimestamp"):
             continue
+        alone = orphaning and kind in (kinds.DEPLOYMENT, kinds.REPLICA_SET)
         if cluster.delete(
-            kind_of(thing), metadata["name"], namespace=metadata.get("namespace"), uid=metadata.get("uid")
+            kind,
+            metadata["name"],
+            namespace=metadata.get("namespace"),
+            uid=metadata.get("uid"),
+            propagation="Orphan" if alone else "Background",
+            grace=grace,
         ):
             on_change(Change(thing["kind"], metadata["name"], "removed"))
 

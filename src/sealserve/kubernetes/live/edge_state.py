@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from sealserve.kubernetes.live.api import Cluster
 from sealserve.kubernetes.live.errors import ForbiddenError
 from sealserve.kubernetes.live.kinds import DEPLOYMENT, GATEWAY, NODE, POD, SERVICE, TLS_ROUTE, TRANSPORT_SERVER
-from sealserve.kubernetes.live.progress_of import unfinished
+from sealserve.kubernetes.live.progress_of import condition, unfinished
+from sealserve.kubernetes.live.replica_state import NOT_YET
 from sealserve.kubernetes.plan import Plan
 from sealserve.kubernetes.yaml_text import Object
 
-_NOT_YET = frozenset({"ContainerCreating", "PodInitializing"})
+ANY_NODE = "NODE"
+"""Stands for the address of nodes that we may not list."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,18 @@ def _nginx(cluster: Cluster, plan: Plan) -> EdgeState:
     deployment = cluster.get(DEPLOYMENT, plan.edge, namespace=plan.namespace)
     why = "it is not there" if deployment is None else unfinished(deployment)
     service = _service(cluster, plan)
+    pods = cluster.list(POD, namespace=plan.namespace, labels=plan.labels("edge"))
     if why is not None:
-        pods = cluster.list(POD, namespace=plan.namespace, labels=plan.labels("edge"))
         trouble = next(filter(None, map(_trouble, pods)), None)
         return EdgeState(False, f"nginx: {why}{'' if trouble is None else f' ({trouble})'}")
     kind, ports = service["spec"]["type"], _ports(service)
     if kind == "ClusterIP":
         host = f"{plan.name}.{plan.namespace}.svc"
         return EdgeState(True, None, {name: (f"{host}:{port['port']}",) for name, port in ports.items()})
+    # A node without one of its pods takes no connections (externalTrafficPolicy: Local).
+    nodes = {str(pod["spec"].get("nodeName")) for pod in pods}
     if kind == "NodePort":
-        return EdgeState(True, None, _node_ports(cluster, service))
+        return EdgeState(True, None, _node_ports(cluster, service, nodes))
     balancer = service.get("status", {}).get("loadBalancer", {})
     given = [each.get("ip") or each.get("hostname") for each in balancer.get("ingress", ())]
     if given:
@@ -62,7 +66,7 @@ def _nginx(cluster: Cluster, plan: Plan) -> EdgeState:
     return EdgeState(
         True,
         f"the Service {plan.name} has no load balancer's address yet: nodes take connections meanwhile",
-        _node_ports(cluster, service),
+        _node_ports(cluster, service, nodes),
     )
 
 
@@ -99,11 +103,10 @@ def _transport_server(cluster: Cluster, plan: Plan) -> EdgeState:
 
 def _unmet(thing: Object, *wanted: str) -> str | None:
     """Why a condition that is wanted is not met, if it is not."""
-    conditions = {each["type"]: each for each in thing.get("status", {}).get("conditions", ())}
     for kind in wanted:
-        condition = conditions.get(kind, {})
-        if condition.get("status") != "True":
-            said = ": ".join(filter(None, (condition.get("reason"), condition.get("message"))))
+        found = condition(thing, kind)
+        if found.get("status") != "True":
+            said = ": ".join(filter(None, (found.get("reason"), found.get("message"))))
             return f"not {kind} ({said or 'no controller has said anything yet'})"
     return None
 
@@ -113,11 +116,11 @@ def _trouble(pod: Object) -> str | None:
     status = pod.get("status", {})
     for container in status.get("containerStatuses", ()):
         waiting = container.get("state", {}).get("waiting", {})
-        if waiting and waiting.get("reason") not in _NOT_YET:
+        if waiting and waiting.get("reason") not in NOT_YET:
             return ": ".join(filter(None, (waiting.get("reason"), waiting.get("message"))))
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return str(condition.get("message") or condition.get("reason"))
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return str(scheduled.get("message") or scheduled.get("reason"))
     return None
 
 
@@ -130,12 +133,13 @@ def _ports(service: Object) -> dict[str, Object]:
     return {port["name"]: port for port in service["spec"]["ports"]}
 
 
-def _node_ports(cluster: Cluster, service: Object) -> dict[str, tuple[str, ...]]:
-    """By the nodes' addresses; by a word in their place if we may not list nodes."""
+def _node_ports(cluster: Cluster, service: Object, nodes: set[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """By the addresses of these nodes, or of all; by a word in their place if we may not list nodes."""
     try:
-        hosts = list(filter(None, map(_node_address, cluster.list(NODE))))
+        found = [node for node in cluster.list(NODE) if nodes is None or node["metadata"]["name"] in nodes]
+        hosts = list(filter(None, map(_node_address, found)))
     except ForbiddenError:
-        hosts = ["NODE"]
+        hosts = [ANY_NODE]
     return {name: _at(hosts, port["nodePort"]) for name, port in _ports(service).items() if "nodePort" in port}
 
 

@@ -52,7 +52,8 @@ class PodLogs:
         self._cluster = cluster
         self._plan = plan
         self._pod = pod
-        self._labels = {"app.kubernetes.io/instance": plan.name} if all_components or pod else plan.labels("replica")
+        everything: dict[str, str | tuple[str, ...]] = {"app.kubernetes.io/instance": plan.name}
+        self._labels = everything if all_components or pod else plan.every_replica
         self._tail = tail
         self._since = since
 

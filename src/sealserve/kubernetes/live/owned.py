@@ -23,6 +23,7 @@ MADE = (
     kinds.SERVICE_MONITOR,
     kinds.PROMETHEUS_RULE,
     kinds.DEPLOYMENT,
+    kinds.REPLICA_SET,
     kinds.DISRUPTION_BUDGET,
     kinds.ENDPOINT_SLICE,
     kinds.SERVICE,
@@ -33,7 +34,8 @@ MADE = (
     kinds.CLAIM,
     kinds.VOLUME,
 )
-"""Every kind that a rendering may have, whatever its settings, but the namespace."""
+"""Every kind that a rendering may have, whatever its settings, but the namespace. ReplicaSets are among them without
+their Deployment, if deleting was interrupted."""
 
 
 def selector(name: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, Self
@@ -31,8 +31,8 @@ from sealserve.kubernetes.plan import Plan
 from sealserve.kubernetes.yaml_text import Object
 
 MEASUREMENT = "sealserve.dev/measurement"
-"""Annotation of the replicas' Deployment, and thereby of its ReplicaSets: what its pods measure to, JSON. It is no part
-of the pod template, so that it rolls nothing."""
+"""Annotation of each Deployment of replicas, and thereby of its ReplicaSets: what its pods measure to, JSON. It is no
+part of the pod template, so that it rolls nothing."""
 
 
 _DECISION = re.compile(r"\bdecision ([0-9a-f]{16})\b")
@@ -124,14 +124,30 @@ def granted_policy(broker: Administration, deployment: str) -> GrantedPolicy:
     return GrantedPolicy(stored.name, grant, parse_yaml(stored.text, PolicyDocument, path=Path(f"/{stored.name}.yaml")))
 
 
-def measure_replicas(plan: Plan, signature: Path) -> Measurement | str:
-    """What the replicas will measure to, or why that is not known.
+Measurements = Mapping[str, Measurement | str]
+"""Name of a Deployment of replicas → what its pods measure to, or why that is not known."""
+
+
+def measure_replicas(plan: Plan, signature: Path, canary_signature: Path | None = None) -> Measurements:
+    """What the replicas will measure to, and those of a canary.
 
     With ``tee: simulated`` it is what this sealserve measures to: an image with another one in it measures otherwise.
 
-    :param signature: with ``tee: sgx``, where ``sealserve image sign`` left the image's signature.
+    :param signature: with ``tee: sgx``, where ``sealserve image sign`` left the image's signature, and
+    :param canary_signature: that of the canary's.
     :raises NotPermittedError: it is a debug enclave, which no policy accepts. :raises SealserveError: it is broken.
     """
+    found: dict[str, Measurement | str] = {plan.stable.deployment: _measure(plan, signature)}
+    if plan.canary is not None:
+        unknown = "no --canary-signature was given, which `sealserve image sign` writes"
+        if plan.deployment.tee == "sgx" and canary_signature is None:
+            found[plan.canary.deployment] = unknown
+        else:
+            found[plan.canary.deployment] = _measure(plan, canary_signature or signature)
+    return found
+
+
+def _measure(plan: Plan, signature: Path) -> Measurement | str:
     if plan.deployment.tee == "simulated":
         authority = (plan.broker_ca or "").encode()
         enclave = measure_simulated_enclave(measured_settings(deployment=plan.name, broker_ca=authority))
@@ -150,7 +166,7 @@ def measure_replicas(plan: Plan, signature: Path) -> Measurement | str:
 def judge(
     cluster: Cluster,
     plan: Plan,
-    new: Measurement | str,
+    new: Measurements,
     granted: GrantedPolicy | str,
     *,
     permitted_by: str,
@@ -163,12 +179,11 @@ def judge(
     :param allow_gap: whether replicas that run may be refused from now on.
     :raises NotPermittedError: it does not. :raises SealserveError: the cluster cannot be asked.
     """
-    if isinstance(new, str) or isinstance(granted, str):
-        unknown = [
-            *([f"what they measure to is not known: {new}"] if isinstance(new, str) else []),
-            *([f"its policy is not known: {granted}"] if isinstance(granted, str) else []),
-        ]
-        return Verdict("unknown", tuple(unknown))
+    unknown = [
+        f"what {name} measures to is not known: {found}" for name, found in new.items() if isinstance(found, str)
+    ]
+    if isinstance(granted, str):
+        return Verdict("unknown", (*unknown, f"its policy is not known: {granted}"))
     running, all_known = _running(cluster, plan)
     warnings = check_policy(granted, plan, new, running, permitted_by=permitted_by, allow_gap=allow_gap)
     if not all_known:
@@ -176,13 +191,13 @@ def judge(
             "of some replicas that serve the measurement is not known: whether the policy still accepts them was not "
             "looked at"
         )
-    return Verdict("permitted", (), tuple(warnings))
+    return Verdict("unknown" if unknown else "permitted", tuple(unknown), tuple(warnings))
 
 
 def _running(cluster: Cluster, plan: Plan) -> tuple[set[Measurement], bool]:
     """What the replicas that serve measure to, and whether that is all: others may have made some."""
     try:
-        sets = cluster.list(REPLICA_SET, namespace=plan.namespace, labels=plan.labels("replica"))
+        sets = cluster.list(REPLICA_SET, namespace=plan.namespace, labels=plan.every_replica)
     except ForbiddenError:
         return set(), False  # applying tells of it, with everything else that is not permitted
     found = [
@@ -196,7 +211,7 @@ def _running(cluster: Cluster, plan: Plan) -> tuple[set[Measurement], bool]:
 def check_policy(
     granted: GrantedPolicy,
     plan: Plan,
-    new: Measurement,
+    new: Measurements,
     running: Iterable[Measurement],
     *,
     permitted_by: str,
@@ -210,15 +225,16 @@ def check_policy(
             f"{plan.deployment.tee}",
             hint=f"Give the grant of {plan.name} another policy: `sealserve broker grant put`.",
         )
-    if not _accepts(document, new):
-        raise NotPermittedError(
-            f"the key broker's policy {granted.name} does not accept MRENCLAVE {new.mrenclave} (signer "
-            f"{new.mrsigner[:16]}…, product {new.isv_prod_id}, security version {new.isv_svn}): every replica would be "
-            "refused, so that nothing was applied",
-            hint=permitted_by,
-        )
+    for name, each in new.items():
+        if not isinstance(each, str) and not _accepts(document, each):
+            raise NotPermittedError(
+                f"the key broker's policy {granted.name} does not accept MRENCLAVE {each.mrenclave} (signer "
+                f"{each.mrsigner[:16]}…, product {each.isv_prod_id}, security version {each.isv_svn}): every pod of "
+                f"{name} would be refused, so that nothing was applied",
+                hint=permitted_by,
+            )
     warnings = _about_model(plan, grant)
-    old = [each for each in running if each != new and not _accepts(document, each)]
+    old = [each for each in running if not _accepts(document, each)]
     if not old:
         return warnings
     gap = (
@@ -246,15 +262,15 @@ def recorded_reason(audit: Audit, said: str) -> str | None:
     return str(records[-1].get("detail") or records[-1].get("reason")) if records else None
 
 
-def annotated(objects: Sequence[Object], plan: Plan, measurement: Measurement | str) -> list[Object]:
-    """The objects, of which the replicas' Deployment says what they measure to, if that is known."""
-    if isinstance(measurement, str):
-        return list(objects)
-    note = {MEASUREMENT: measurement.to_annotation()}
+def annotated(objects: Sequence[Object], measurements: Measurements) -> list[Object]:
+    """The objects, of which each Deployment of replicas says what they measure to, if that is known."""
+    notes = {
+        name: {MEASUREMENT: found.to_annotation()}
+        for name, found in measurements.items()
+        if isinstance(found, Measurement)
+    }
     return [
-        with_annotations(thing, note)
-        if (thing["kind"], thing["metadata"]["name"]) == ("Deployment", plan.replica)
-        else thing
+        with_annotations(thing, notes.get(thing["metadata"]["name"], {})) if thing["kind"] == "Deployment" else thing
         for thing in objects
     ]
 

@@ -5,6 +5,8 @@ Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#de
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sealserve.kubernetes.yaml_text import Object
 
 
@@ -23,12 +25,19 @@ def unfinished(deployment: Object) -> str | None:
     return None
 
 
+def all_unfinished(deployments: Iterable[Object]) -> str | None:
+    """What several rollouts wait for; where there is more than one Deployment, by its name."""
+    found = {each["metadata"]["name"]: unfinished(each) for each in deployments}
+    told = [f"{name}: {why}" if len(found) > 1 else why for name, why in found.items() if why is not None]
+    return "; ".join(told) or None
+
+
 def is_observed(deployment: Object) -> bool:
     """Whether the status is about the Deployment as it is."""
     return int(deployment.get("status", {}).get("observedGeneration", 0)) >= int(deployment["metadata"]["generation"])
 
 
-def condition(deployment: Object, kind: str) -> Object:
-    """A condition of a Deployment; empty if it has none of this kind."""
-    found: list[Object] = deployment.get("status", {}).get("conditions", [])
+def condition(thing: Object, kind: str) -> Object:
+    """A condition of a Deployment or a pod; empty if it has none of this kind."""
+    found: list[Object] = thing.get("status", {}).get("conditions", [])
     return next((each for each in found if each["type"] == kind), {})

@@ -18,12 +18,14 @@ from sealserve.errors import UnavailableError
 from sealserve.kubernetes.live.api import Cluster
 from sealserve.kubernetes.live.errors import ClusterRefusedError, ForbiddenError
 from sealserve.kubernetes.live.kinds import EVENT, POD
+from sealserve.kubernetes.live.progress_of import condition
 from sealserve.kubernetes.live.said import Said, last_said
-from sealserve.kubernetes.plan import Plan
+from sealserve.kubernetes.plan import CANARY, COMPONENT_LABEL, Plan
 from sealserve.kubernetes.yaml_text import Object
 
 CONTAINER = "replica"
 _ASK_AGAIN_SECONDS = 3.0
+_MOST_ASKED = 10
 _LINES = 20
 
 
@@ -49,6 +51,7 @@ class ReplicaState:
     :ivar node: where it runs; None if that is not decided. :ivar reason: why it is not serving, for people, not yet
         made harmless for a terminal (:func:`~sealserve.logs.printable`). :ivar since: when the state began.
     :ivar template: hash of the pod template that it was made from (``pod-template-hash``).
+    :ivar canary: whether it is one of those of the image that is tried.
     """
 
     pod: str
@@ -60,11 +63,13 @@ class ReplicaState:
     since: datetime | None
     template: str | None
     image: str | None
+    canary: bool = False
 
 
 class Reporter:
-    """Reads replicas' states again and again, and asks for logs and events no more often than is useful: for each pod
-    that is not ready one request in three seconds, and one for all events. Does without what it may not read.
+    """Reads replicas' states again and again, and asks for logs and events no more often than is useful: each look
+    takes the logs of ten pods at most, and each log and the list of events are asked for once in three seconds. Does
+    without what it may not read.
 
     :param cluster: read from. :param plan: whose replicas.
     """
@@ -79,33 +84,48 @@ class Reporter:
     def states(self, pods: Iterable[Object] | None = None) -> list[ReplicaState]:
         """Of all replicas, or of these pods, in the order of their names."""
         if pods is None:
-            labels = self._plan.labels("replica")
-            pods = self._cluster.list(POD, namespace=self._plan.namespace, labels=labels)
-        return [self._state(pod) for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))]
+            pods = self._cluster.list(POD, namespace=self._plan.namespace, labels=self._plan.every_replica)
+        pods = sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
+        self._ask_for_logs(pods)
+        return [self._state(pod) for pod in pods]
 
     def _state(self, pod: Object) -> ReplicaState:
         state = replica_state(pod)
-        if state.state is State.STARTING and _container(pod).get("state", {}).get("running"):
-            return replica_state(pod, log=self._log(pod))
+        if _is_silent(pod, state):
+            return replica_state(pod, log=self._logs.get(_run_of(pod), (0, None))[1])
         if state.state in {State.STARTING, State.PENDING} and state.node is not None:
             return replica_state(pod, event=self._last_events().get(str(pod["metadata"].get("uid"))))
         return state
 
-    def _log(self, pod: Object) -> str | None:
-        metadata = pod["metadata"]
-        run = (str(metadata.get("uid")), int(_container(pod).get("restartCount", 0)))
-        asked, text = self._logs.get(run, (float("-inf"), None))
-        if self._may_read_logs and time.monotonic() - asked >= _ASK_AGAIN_SECONDS:
+    def _ask_for_logs(self, pods: list[Object]) -> None:
+        """Of the pods that do not say themselves what they wait for: by turns, and those first that are not ready for
+        longest.
+        """
+        silent = [pod for pod in pods if _is_silent(pod, replica_state(pod))]
+        asked = {run: self._logs.get(run, (float("-inf"), None)) for run in map(_run_of, silent)}
+        self._logs = {run: found for run, found in asked.items() if run in self._logs}
+        now, lost = time.monotonic(), set()
+        due = [pod for pod in silent if now - asked[_run_of(pod)][0] >= _ASK_AGAIN_SECONDS]
+        for pod in sorted(due, key=lambda pod: (asked[_run_of(pod)][0], _unready_since(pod)))[:_MOST_ASKED]:
+            node = pod["spec"].get("nodeName")
+            if not self._may_read_logs or node in lost:
+                continue
+            text = None
             try:
-                text = self._cluster.logs(
-                    metadata["name"], namespace=metadata["namespace"], container=CONTAINER, tail=_LINES, quick=True
-                )
+                text = self._log(pod)
             except ForbiddenError:
                 self._may_read_logs = False
-            except (ClusterRefusedError, UnavailableError):
-                text = None  # it is gone, its container has not begun, or its node does not answer
-            self._logs[run] = (time.monotonic(), text)
-        return text
+            except ClusterRefusedError:
+                pass  # it is gone, or its container has not begun
+            except UnavailableError:
+                lost.add(node)
+            self._logs[_run_of(pod)] = (time.monotonic(), text)
+
+    def _log(self, pod: Object) -> str:
+        metadata = pod["metadata"]
+        return self._cluster.logs(
+            metadata["name"], namespace=metadata["namespace"], container=CONTAINER, tail=_LINES, quick=True
+        )
 
     def _last_events(self) -> dict[str, Object]:
         asked, found = self._events
@@ -119,11 +139,6 @@ class Reporter:
                 self._may_read_events = False
             self._events = (time.monotonic(), found)
         return found
-
-
-def replica_states(cluster: Cluster, plan: Plan) -> list[ReplicaState]:
-    """The states of all replicas now. Whoever asks again and again keeps a :class:`Reporter`."""
-    return Reporter(cluster, plan).states()
 
 
 def replica_state(pod: Object, *, log: str | None = None, event: Object | None = None) -> ReplicaState:
@@ -140,20 +155,21 @@ def replica_state(pod: Object, *, log: str | None = None, event: Object | None =
         node=spec.get("nodeName"),
         state=state,
         reason=reason,
-        ready=_condition(pod, "Ready").get("status") == "True",
+        ready=condition(pod, "Ready").get("status") == "True",
         restarts=int(container.get("restartCount", 0)),
         since=_moment(since or metadata.get("creationTimestamp")),
         template=metadata.get("labels", {}).get("pod-template-hash"),
         image=images[0] if images else None,
+        canary=metadata.get("labels", {}).get(COMPONENT_LABEL) == CANARY,
     )
 
 
 def creation_failure(deployment: Object) -> str | None:
     """Why the cluster makes no pods of a Deployment, if it says so: Pod Security, a quota, an admission webhook."""
-    for condition in deployment.get("status", {}).get("conditions", []):
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return str(condition.get("message") or condition.get("reason"))
-    return None
+    failure = condition(deployment, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return None
+    return str(failure.get("message") or failure.get("reason"))
 
 
 _Judgement = tuple[State, str | None, str | None]
@@ -170,7 +186,8 @@ _NO_IMAGE = frozenset(
         "ImageVolumeMountFailed",
     }
 )
-_NOT_YET = frozenset({"ContainerCreating", "PodInitializing"})
+NOT_YET = frozenset({"ContainerCreating", "PodInitializing"})
+"""Why containers wait where nothing is wrong."""
 _DISRUPTIONS = {
     "PreemptionByScheduler": "preempted: a pod of higher priority needs its place",
     "DeletionByTaintManager": "its node is lost or tainted",
@@ -188,10 +205,10 @@ def _judge(pod: Object, container: Object, log: str | None, event: Object | None
         # Of a node that was full, or too short of a device, or that shut down.
         words = ": ".join(filter(None, (status.get("reason"), status.get("message")))) or _disruption(pod)
         return State.FAILED, words or _end(container.get("state", {}).get("terminated", {}))[1], None
-    ready = _condition(pod, "Ready")
+    ready = condition(pod, "Ready")
     if ready.get("status") == "True":
         return State.SERVING, None, ready.get("lastTransitionTime")
-    scheduled = _condition(pod, "PodScheduled")
+    scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         waits = scheduled.get("reason") == "Unschedulable"
         state = State.UNSCHEDULABLE if waits else State.PENDING
@@ -221,7 +238,7 @@ def _judge_container(container: Object, log: str | None, event: Object | None, r
         return State.IMAGE_UNAVAILABLE, f"{why}: {message}" if message else why, None
     if last is not None:
         return *_end(last), last.get("finishedAt")
-    if why in _NOT_YET:
+    if why in NOT_YET:
         if event is not None and event.get("reason") == "Pulling":
             return State.PULLING, event.get("message"), event.get("lastTimestamp")
         return State.STARTING, _event_text(event), None
@@ -264,10 +281,10 @@ def _end(terminated: Object) -> tuple[State, str]:
 
 
 def _disruption(pod: Object) -> str | None:
-    condition = _condition(pod, "DisruptionTarget")
-    if condition.get("status") != "True":
+    target = condition(pod, "DisruptionTarget")
+    if target.get("status") != "True":
         return None
-    return _DISRUPTIONS.get(condition.get("reason", "")) or condition.get("message")
+    return _DISRUPTIONS.get(target.get("reason", "")) or target.get("message")
 
 
 def _container(pod: Object) -> Object:
@@ -276,9 +293,17 @@ def _container(pod: Object) -> Object:
     return next((each for each in found if each["name"] == CONTAINER), {})
 
 
-def _condition(pod: Object, kind: str) -> Object:
-    found: list[Object] = pod.get("status", {}).get("conditions", [])
-    return next((each for each in found if each["type"] == kind), {})
+def _is_silent(pod: Object, state: ReplicaState) -> bool:
+    """Whether only its log can say what it does."""
+    return state.state is State.STARTING and bool(_container(pod).get("state", {}).get("running"))
+
+
+def _run_of(pod: Object) -> tuple[str, int]:
+    return str(pod["metadata"].get("uid")), int(_container(pod).get("restartCount", 0))
+
+
+def _unready_since(pod: Object) -> str:
+    return str(condition(pod, "Ready").get("lastTransitionTime") or pod["metadata"].get("creationTimestamp") or "")
 
 
 def _event_text(event: Object | None) -> str | None:

@@ -22,9 +22,9 @@ from sealserve.kubernetes.live.errors import (
     RolloutTimeoutError,
 )
 from sealserve.kubernetes.live.kinds import DEPLOYMENT, POD, REPLICA_SET
-from sealserve.kubernetes.live.progress_of import condition, is_observed, unfinished
+from sealserve.kubernetes.live.progress_of import all_unfinished, condition, is_observed
 from sealserve.kubernetes.live.replica_state import ReplicaState, Reporter, State, creation_failure
-from sealserve.kubernetes.plan import Plan
+from sealserve.kubernetes.plan import CANARY, COMPONENT_LABEL, STABLE, Plan
 from sealserve.kubernetes.yaml_text import Object
 
 _PAUSE = 0.5
@@ -54,6 +54,11 @@ class Snapshot:
     def serving(self) -> int:
         """How many replicas serve that are as they are to be."""
         return sum(each.state is State.SERVING and self.is_current(each) for each in self.replicas)
+
+    @property
+    def canaries(self) -> int:
+        """How many of them are a canary's."""
+        return sum(each.canary and each.state is State.SERVING and self.is_current(each) for each in self.replicas)
 
     @property
     def old_serving(self) -> int:
@@ -128,18 +133,18 @@ class Rollout:
             replicas=tuple(self._reporter.states()),
             templates=self._current_templates(deployments),
             wanted=sum(int(each["spec"].get("replicas", 1)) for each in deployments),
-            waits="; ".join(filter(None, map(unfinished, deployments))) or None,
+            waits=all_unfinished(deployments),
             edge=edge_state(self._cluster, self._plan),
         )
         return deployments, snapshot
 
     def _has_replicas(self, thing: Object) -> bool:
         labels = thing["metadata"].get("labels", {})
-        return bool(thing["kind"] == DEPLOYMENT.name and self._plan.labels("replica").items() <= labels.items())
+        return bool(thing["kind"] == DEPLOYMENT.name and labels.get(COMPONENT_LABEL) in (STABLE, CANARY))
 
     def _deployments(self) -> list[Object]:
         """The Deployments of replicas that were applied."""
-        listed = self._cluster.list(DEPLOYMENT, namespace=self._plan.namespace, labels=self._plan.labels("replica"))
+        listed = self._cluster.list(DEPLOYMENT, namespace=self._plan.namespace, labels=self._plan.every_replica)
         found = {each["metadata"]["name"]: each for each in listed}
         for name, moment in self._applied.items():
             if name not in found or _applied_at(found[name]) != moment:
@@ -159,7 +164,7 @@ class Rollout:
             if is_observed(each)
         }
         if not keys <= self._templates.keys():
-            sets = self._cluster.list(REPLICA_SET, namespace=self._plan.namespace, labels=self._plan.labels("replica"))
+            sets = self._cluster.list(REPLICA_SET, namespace=self._plan.namespace, labels=self._plan.every_replica)
             for metadata in (each["metadata"] for each in sets):
                 revision = str(metadata.get("annotations", {}).get(_REVISION))
                 for owner in metadata.get("ownerReferences", ()):
@@ -169,13 +174,12 @@ class Rollout:
     def _require_hope(self, deployments: list[Object], snapshot: Snapshot) -> None:
         now = time.monotonic()
         current = {(each.pod, each.state): each for each in snapshot.replicas if self._is_stuck(each, snapshot)}
-        failure = next(filter(None, map(creation_failure, deployments)), None)
-        keys: set[tuple[str, object]] = {*current, *([("", "creation")] if failure else [])}
+        failures = [(each["metadata"]["name"], why) for each in deployments if (why := creation_failure(each))]
+        keys: set[tuple[str, object]] = {*current, *([("", "creation")] if failures else [])}
         self._since = {key: self._since.get(key, now) for key in keys}
-        if failure and now - self._since["", "creation"] >= _CREATION_PATIENCE:
-            raise RolloutFailedError(
-                f"the cluster makes no more pods of {self._plan.replica}: {failure}", hint=_ways_on(snapshot)
-            )
+        if failures and now - self._since["", "creation"] >= _CREATION_PATIENCE:
+            name, why = failures[0]
+            raise RolloutFailedError(f"the cluster makes no more pods of {name}: {why}", hint=_ways_on(snapshot))
         for key, each in current.items():
             if now - self._since[key] >= _PATIENCE[each.state] or each.restarts >= _MOST_ENDS:
                 raise self._failure(each, snapshot)

@@ -1,4 +1,4 @@
-"""More replicas, or fewer, by hand."""
+"""More replicas, or fewer, by hand. A canary has the number that the deployment gives it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def follow_scaling(
     known: dict[str, tuple[State, str | None]] = {}
     while True:
         started = time.monotonic()
-        states = reporter.states()
+        states = [each for each in reporter.states() if not each.canary]
         for each in states:
             if known.get(each.pod) != (each.state, each.reason):
                 on_change(each)

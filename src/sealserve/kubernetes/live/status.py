@@ -19,10 +19,10 @@ from sealserve.kubernetes.live.kinds import (
     NETWORK_POLICY,
     SERVICE,
 )
-from sealserve.kubernetes.live.progress_of import unfinished
+from sealserve.kubernetes.live.progress_of import all_unfinished
 from sealserve.kubernetes.live.replica_state import ReplicaState, Reporter, State, creation_failure
 from sealserve.kubernetes.live.said import served_model
-from sealserve.kubernetes.plan import Plan
+from sealserve.kubernetes.plan import CANARY, COMPONENT_LABEL, STABLE, Plan
 
 _LINES = 1000
 _MOST_ASKED = 20
@@ -35,7 +35,8 @@ _T = TypeVar("_T")
 class Status:
     """A deployment in a cluster.
 
-    :ivar wanted: how many replicas there should be; None if the cluster has none of the deployment.
+    :ivar wanted: how many replicas there should be, without a canary's; None if the cluster has none of the
+        deployment. :ivar canaries: how many a canary should have; None if there is none.
     :ivar models: pod → the model that it said it serves, as ``NAME/VERSION``.
     :ivar rollout: what a rollout waits for; None if there is none. :ivar trouble: why the cluster makes no pods.
     :ivar autoscaler: the bounds that somebody gave it; None without one.
@@ -44,6 +45,7 @@ class Status:
     """
 
     wanted: int | None
+    canaries: int | None = None
     replicas: tuple[ReplicaState, ...] = ()
     models: dict[str, str] = field(default_factory=dict)
     rollout: str | None = None
@@ -55,12 +57,19 @@ class Status:
 
     @property
     def serving(self) -> int:
-        return sum(each.state is State.SERVING for each in self.replicas)
+        """How many replicas serve, without a canary's."""
+        return sum(each.state is State.SERVING and not each.canary for each in self.replicas)
+
+    @property
+    def canaries_serving(self) -> int:
+        return sum(each.state is State.SERVING and each.canary for each in self.replicas)
 
     @property
     def complete(self) -> bool:
-        """Whether all replicas that are wanted serve, and no rollout is on its way."""
-        return self.wanted is not None and self.serving >= self.wanted and self.rollout is None
+        """Whether all replicas that are wanted serve, a canary's too, and no rollout is on its way."""
+        if self.wanted is None or self.rollout is not None:
+            return False
+        return self.serving >= self.wanted and self.canaries_serving >= (self.canaries or 0)
 
     def as_dict(self) -> dict[str, Any]:
         """As scripts read it."""
@@ -69,6 +78,7 @@ class Status:
             "complete": self.complete,
             "wanted": self.wanted,
             "serving": self.serving,
+            "canary": None if self.canaries is None else {"wanted": self.canaries, "serving": self.canaries_serving},
             "rollout": self.rollout,
             "trouble": self.trouble,
             "autoscaler": self.autoscaler,
@@ -102,16 +112,20 @@ class StatusReader:
         :raises ForbiddenError: neither Deployments nor pods may be read.
         """
         cluster, plan = self._cluster, self._plan
-        deployment = cluster.get(DEPLOYMENT, plan.replica, namespace=plan.namespace)
-        if deployment is None:
+        deployments = cluster.list(DEPLOYMENT, namespace=plan.namespace, labels=plan.every_replica)
+        wanted = {
+            each["metadata"]["labels"][COMPONENT_LABEL]: int(each["spec"].get("replicas", 1)) for each in deployments
+        }
+        if STABLE not in wanted:
             return Status(wanted=None)
         replicas = tuple(self._reporter.states())
         return Status(
-            wanted=int(deployment["spec"].get("replicas", 1)),
+            wanted=wanted[STABLE],
+            canaries=wanted.get(CANARY),
             replicas=replicas,
             models=self._served_models([each for each in replicas if each.state is State.SERVING]),
-            rollout=unfinished(deployment),
-            trouble=creation_failure(deployment),
+            rollout=all_unfinished(deployments),
+            trouble=next(filter(None, map(creation_failure, deployments)), None),
             autoscaler=_unless_forbidden(lambda: autoscaler_of(cluster, plan), _UNKNOWN),
             edge=self._edge(),
             broker={str(address): self._behind(address) for address in plan.brokers},

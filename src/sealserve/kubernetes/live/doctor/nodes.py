@@ -79,12 +79,10 @@ def fitting_replicas(question: Question) -> dict[str, int]:
 def room_left(question: Question, node: Object) -> dict[str, Decimal]:
     """What of a node's resources nobody else has asked for."""
     left = {name: quantity(amount) for name, amount in node["status"].get("allocatable", {}).items()}
-    own = question.plan.labels("replica").items()
+    own = [question.plan.labels(track.component).items() for track in question.plan.tracks]
     for pod in question.running:
-        is_own = (
-            pod["metadata"].get("namespace") == question.plan.namespace
-            and own <= (pod["metadata"].get("labels") or {}).items()
-        )
+        labels = (pod["metadata"].get("labels") or {}).items()
+        is_own = pod["metadata"].get("namespace") == question.plan.namespace and any(each <= labels for each in own)
         if pod["spec"].get("nodeName") == _name(node) and not is_own:
             for name, amount in (requests(pod["spec"]) | {"pods": Decimal(1)}).items():
                 left[name] = left.get(name, Decimal(0)) - amount

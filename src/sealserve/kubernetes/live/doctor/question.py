@@ -46,9 +46,10 @@ class Question:
 
     @cached_property
     def wanted(self) -> int:
-        """How many replicas there are to be: with an autoscaler, the fewest."""
+        """How many replicas there are to be, a canary's too: with an autoscaler, the fewest."""
         scaling = self.plan.section.autoscaling
-        return self.plan.deployment.replicas.count if scaling is None else scaling.min
+        least = 0 if scaling is None else scaling.min
+        return sum(least if track.count is None else track.count for track in self.plan.tracks)
 
     @cached_property
     def nodes(self) -> list[Object]:
