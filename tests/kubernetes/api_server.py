@@ -15,6 +15,16 @@ import yaml
 Answer = tuple[int, Any]
 
 
+def kubeconfig(directory: Path, url: str) -> Path:
+    """A kubeconfig that leads to an address."""
+    path = directory / "kubeconfig"
+    named = {"clusters": [{"name": "c", "cluster": {"server": url}}], "users": [{"name": "u", "user": {}}]}
+    contexts = [{"name": "x", "context": {"cluster": "c", "user": "u"}}]
+    content = {"apiVersion": "v1", "kind": "Config", "contexts": contexts, "current-context": "x", **named}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
 class ApiServer:
     """:ivar objects: path → object, or list of objects. :ivar answers: (method, path) → what answers in their place.
 
@@ -62,12 +72,7 @@ class ApiServer:
 
     def kubeconfig(self, directory: Path) -> Path:
         """A kubeconfig that leads there."""
-        path, server = directory / "kubeconfig", {"server": f"http://127.0.0.1:{self._http.server_port}"}
-        named = {"clusters": [{"name": "c", "cluster": server}], "users": [{"name": "u", "user": {}}]}
-        contexts = [{"name": "x", "context": {"cluster": "c", "user": "u"}}]
-        content = {"apiVersion": "v1", "kind": "Config", "contexts": contexts, "current-context": "x", **named}
-        path.write_text(yaml.safe_dump(content))
-        return path
+        return kubeconfig(directory, f"http://127.0.0.1:{self._http.server_port}")
 
     def respond(self, method: str, target: str, body: Any) -> tuple[int, Any, str | None]:
         """Status, body and warning for a request."""

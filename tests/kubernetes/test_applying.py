@@ -220,3 +220,49 @@ def test_a_namespace_that_is_being_deleted_is_waited_for(case: Case, monkeypatch
     monkeypatch.setattr(applying.time, "sleep", lambda _: case.server.objects.pop(path, None))
     case.apply()
     assert case.changes[0] == Change("Namespace", "serving", "created")
+
+
+def test_a_service_of_another_deployment_is_not_taken_over(case: Case) -> None:
+    case.apply()
+    service = case.server.get(kinds.SERVICE, "photos")
+    labels = {**service["metadata"]["labels"], "app.kubernetes.io/instance": "pho"}
+    case.server.put({**service, "metadata": {**service["metadata"], "labels": labels}})
+    before = dict(case.server.objects)
+    with pytest.raises(ObjectsRefusedError, match="Service photos is the deployment pho's"):
+        case.apply(force=True)
+    assert case.server.objects == before
+
+
+def test_a_volume_of_another_namespace_is_not_taken_over(case: Case) -> None:
+    case.apply()
+    volume = case.server.find(kinds.VOLUME)[0]
+    claim = {**volume["spec"]["claimRef"], "namespace": "elsewhere"}
+    case.server.put({**volume, "spec": {**volume["spec"], "claimRef": claim}})
+    with pytest.raises(ObjectsRefusedError, match="is for elsewhere/photos-"):
+        case.apply()
+
+
+def test_replicas_do_not_come_to_where_key_brokers_are(case: Case) -> None:
+    case.server.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "serving"}})
+    labels = {"app.kubernetes.io/managed-by": "sealserve", "app.kubernetes.io/component": "key-broker"}
+    metadata = {"name": "pho-broker", "namespace": "serving", "labels": labels}
+    case.server.put({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {}})
+    with pytest.raises(ObjectsRefusedError, match=r"key brokers in it \(pho-broker\)"):
+        case.apply(force=True)
+    assert _applied(case.server.log) == []
+
+
+def test_a_namespace_that_somebody_else_made_meanwhile_is_not_taken_back(case: Case) -> None:
+    case.server.refusals = {"ConfigMap/photos-edge": status(422, "data is bad")}
+    real = case.server._apply
+
+    def somebody_was_quicker(request: Any, before: Any) -> Any:
+        code, thing, warning = real(request, before)
+        if request.kind == kinds.NAMESPACE and "dryRun" not in request.query:
+            thing["metadata"]["managedFields"].append({"manager": "kubectl-create", "operation": "Update"})
+        return code, thing, warning
+
+    case.server._apply = somebody_was_quicker  # type: ignore[method-assign]
+    with pytest.raises(ObjectsRefusedError):
+        case.apply()
+    assert case.server.find(kinds.NAMESPACE)

@@ -226,6 +226,7 @@ def _pods(server: ApiServer, status: dict[str, Any], said: str) -> list[dict[str
         ('{"broker": "b:1", "error": "Name or service not known"}', "problem", "finds the key broker's name"),
         ('{"broker": "b:1", "addresses": ["192.0.2.1"], "error": "timed out"}', "problem", "no pod reaches"),
         ('{"broker": "b:1", "addresses": ["x"], "connected": true, "error": "self-signed"}', "problem", "is not the"),
+        ('5\n{}\n[[[\n{"broker": []}\n{"broker": "b:1", "addresses": 5}', "problem", "no pod reaches"),
     ],
 )
 def test_what_a_pod_finds_of_the_broker_is_told_and_the_pod_is_removed(

@@ -53,3 +53,15 @@ def test_values_of_secrets_are_not_shown(case: Case) -> None:
         assert not any(base64.b64encode(word).decode() in each.text for word in (b"old value", b"new value"))
     assert "+  key: (hidden, and not what is there now)" in second.text
     assert "+  same" not in second.text
+
+
+def test_what_kubectl_remembers_of_a_secret_is_not_shown(case: Case) -> None:
+    value = base64.b64encode(b"old value").decode()
+    name = "photos-simulated-platform"
+    secret = case.plan.object("v1", "Secret", name, "replica", type="Opaque", data={"key": value})
+    case.apply([*case.objects, secret])
+    live = case.server.get(kinds.SECRET, name)
+    history = {"kubectl.kubernetes.io/last-applied-configuration": f'{{"data":{{"key":"{value}"}}}}'}
+    case.server.put({**live, "metadata": {**live["metadata"], "annotations": history}})
+    (found,), _ = differences(case.cluster, [*case.objects, {**secret, "data": {"key": "bmV3"}}], name="photos")
+    assert value not in found.text

@@ -118,3 +118,32 @@ def test_missing_permissions_are_told_together(case: Case) -> None:
     case.server.denied = {"secrets", "pods"}
     with pytest.raises(ForbiddenError, match="list pods in serving\n  list, delete secrets in serving"):
         _delete(case)
+
+
+def test_a_namespace_with_what_something_outside_of_it_owns_stays(case: Case) -> None:
+    case.apply()
+    node = {"apiVersion": "v1", "kind": "Node", "name": "node", "uid": "1"}
+    metadata = {"name": "theirs", "namespace": "serving", "ownerReferences": [node]}
+    case.server.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+    assert _delete(case).kept == "others have something in it: ConfigMap theirs"
+
+
+def test_a_namespace_with_what_an_older_version_of_a_group_alone_has_stays(case: Case) -> None:
+    case.apply()
+    kind = kinds.Kind("gateway.networking.k8s.io/v1alpha2", "TCPRoute", "tcproutes")
+    real = case.server._handle
+
+    def with_older(method: str, target: str, body: Any) -> Any:
+        path = target.partition("?")[0]
+        if path == "/apis":
+            versions = [{"groupVersion": f"gateway.networking.k8s.io/{version}"} for version in ("v1", "v1alpha2")]
+            return 200, {"groups": [{"preferredVersion": versions[0], "versions": versions}]}, None
+        if path == f"/apis/{kind.api_version}":
+            resource = {"name": kind.plural, "kind": kind.name, "namespaced": True, "verbs": ["list"]}
+            return 200, {"resources": [resource]}, None
+        if path == kind.path("serving"):
+            return 200, {"items": [{"metadata": {"name": "theirs"}}], "metadata": {}}, None
+        return real(method, target, body)
+
+    case.server._handle = with_older  # type: ignore[method-assign]
+    assert _delete(case).kept == "others have something in it: TCPRoute theirs"

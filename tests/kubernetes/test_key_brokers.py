@@ -171,6 +171,15 @@ def test_only_replicas_reach_brokers_and_brokers_only_what_they_need(tmp_path: P
     ]
     pod = of_kind(objects_in(render_replicas(tmp_path, changes)), "Deployment")[0]["spec"]["template"]["metadata"]
     assert source["podSelector"]["matchLabels"].items() <= pod["labels"].items()
+    (components,) = source["podSelector"]["matchExpressions"]
+    tracks = {found["metadata"]["labels"]["app.kubernetes.io/component"] for found in _deployments(tmp_path, changes)}
+    assert tracks == {"replica", "canary", "edge"}
+    assert set(components["values"]) == tracks - {"edge"}
+
+
+def _deployments(tmp_path: Path, changes: dict[str, Any]) -> list[Any]:
+    canary = {"kubernetes": {**changes["kubernetes"], "canary": {"image": REPLICA}}}
+    return of_kind(objects_in(render_replicas(tmp_path, changes | canary)), "Deployment")
 
 
 def test_brokers_of_another_cluster_are_reached_from_anywhere(tmp_path: Path) -> None:
@@ -185,9 +194,11 @@ def test_brokers_of_another_cluster_are_reached_from_anywhere(tmp_path: Path) ->
     ("changes", "says"),
     [
         (_changes(namespace="serving"), "is the replicas'"),
+        (_changes(namespace="serving", service="LoadBalancer"), "is the replicas'"),
         (_changes() | {"image": {"brokers": ["keys.example:4433"]}}, "image.brokers does not have that name"),
         (_changes(database={"url": "postgresql://b:word@db/keys"}), "must hold no password"),
         (_changes(database={"url": "postgresql://b@db/keys?password=word"}), "must hold no password"),
+        (_changes(database={"url": "postgresql://b@db/keys?sslpassword=word"}), "must hold no password"),
         (_changes(database={"url": "mysql://db/keys"}), "must be postgresql"),
         (_changes(database={"url": "postgresql://b@db/keys", "password": "pgpass"}), "is needed with"),
         (_changes(database={"url": "postgresql://b@db/keys", "secret": "s"}), "needs password, authority or both"),

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from machine_stand_in import KEYS, RULES_BEFORE, FailedError, StandIn, put_on_pa
 
 from sealserve.cli.kubernetes_install import install as command
 from sealserve.errors import InputError, MachineError
-from sealserve.kubernetes.machine import installing, pins, recipe
+from sealserve.kubernetes.machine import installing, pins, recipe, steps
 from sealserve.kubernetes.machine.cluster import without_cluster
 from sealserve.kubernetes.machine.host import Host
 from sealserve.kubernetes.machine.journal import Journal
@@ -91,7 +92,6 @@ def fresh(root: Path, monkeypatch) -> StandInHost:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 40))
     monkeypatch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_dir="/root", pw_uid=0, pw_gid=0))
-    monkeypatch.setattr(os, "chown", lambda *_: None)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody here loses real power
     return host
 
@@ -288,6 +288,46 @@ def test_a_way_to_another_cluster_is_left_alone(host) -> None:
     install(host)
     assert host.path("/root/.kube/config").read_text() == "another cluster"
     assert host.path("/root/.kube/sealserve.config").read_text() == "the way to the cluster"
+
+
+def test_what_was_changed_meanwhile_is_not_written_again(host) -> None:
+    install(host)
+    host.machine.write("/root/.kube/config", "the way to the cluster, and to another one")
+    assert not install(host)
+    assert host.path("/root/.kube/config").read_text() == "the way to the cluster, and to another one"
+    host.path("/etc/modules-load.d/sealserve-kubernetes.conf").unlink()
+    assert install(host)
+    assert host.path("/etc/modules-load.d/sealserve-kubernetes.conf").exists()
+
+
+def test_a_users_file_is_written_with_no_right_of_roots(tmp_path, monkeypatch) -> None:
+    acting, wrote = [0], []
+    monkeypatch.setattr(os, "geteuid", lambda: acting[0])
+    monkeypatch.setattr(os, "seteuid", lambda user: acting.append(user) or acting.pop(0))
+    monkeypatch.setattr(os, "setegid", lambda _: None)
+    monkeypatch.setattr(os, "setgroups", lambda _: None)
+    monkeypatch.setattr(steps, "write_atomically", lambda *_, **__: wrote.append(acting[0]))
+    step = steps.WriteFile("file", "", "/home/olga/.kube/config", b"", owner=(1000, 1000))
+    with Journal.locked(tmp_path / "state") as journal:
+        step.apply(Host(tmp_path), journal.begin("file"))
+    assert (wrote, acting) == ([1000], [0])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone has what it could give away")
+def test_a_link_in_a_users_directory_leads_root_nowhere() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to everybody else
+        root = Path(name)
+        root.chmod(0o755)
+        home, others = root / "home", root / "etc"
+        home.mkdir()
+        others.mkdir()
+        os.chown(home, 65534, 65534)
+        (home / ".kube").symlink_to(others)
+        step = steps.WriteFile("file", "", "/home/.kube/config", b"keys", mode=0o600, owner=(65534, 65534))
+        with Journal.locked(root / "state") as journal, pytest.raises(InputError, match="Permission"):
+            step.apply(Host(root), journal.begin("file"))
+        assert list(others.iterdir()) == []
+        assert (os.geteuid(), os.getegid()) == (0, 0)
 
 
 def test_only_one_run_is_at_work(host) -> None:

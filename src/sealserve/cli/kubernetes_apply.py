@@ -112,6 +112,8 @@ def apply(
     First the key broker's policy is asked whether it accepts these replicas, and everything is tried by the API
     server's dry run: if either refuses, nothing is applied. Then this waits until every replica is attested and
     serves, and says why one does not. Ctrl-C leaves the rollout going.
+
+    That a replica is attested is what its cluster says here: `sealserve verify` checks the evidence itself.
     """
     from sealserve.kubernetes.live.applying import apply_objects, prune
     from sealserve.kubernetes.live.policy_check import annotated, judge, measure_replicas

@@ -99,15 +99,23 @@ def replica_line(each: ReplicaState, *, note: str = "") -> str:
     """A replica in one line. :param note: what else there is to say of its state."""
     state = "attested, serving" if each.state == "serving" else str(each.state)
     canary = "canary, " if each.canary else ""
-    reason = f": {printable(each.reason)}" if each.reason else ""
-    return f"{each.pod}  {canary}{state}{note}{reason}"
+    reason = f": {each.reason}" if each.reason else ""
+    return printable(f"{each.pod}  {canary}{state}{note}{reason}")
 
 
 def _row(replica: ReplicaState, status: Status, *, with_track: bool, with_model: bool) -> tuple[str, ...]:
     track = [track_of(replica)] if with_track else []
     model = [printable(status.models.get(replica.pod, "-"))] if with_model else []
     node = printable(replica.node or "-")
-    return (replica.pod, node, str(replica.state), *track, *model, str(replica.restarts), _age(replica.since))
+    return (
+        printable(replica.pod),
+        node,
+        str(replica.state),
+        *track,
+        *model,
+        str(replica.restarts),
+        _age(replica.since),
+    )
 
 
 def _named(heads: tuple[str, ...], cells: list[str]) -> Iterator[str]:

@@ -93,4 +93,4 @@ def show_outcome(snapshot: Snapshot, ways: Mapping[str, WayIn], *, file: Path) -
     if grpc := snapshot.edge.doors.get("grpc"):
         way = ways.get("grpc")
         address = (None if way is None else way.address) or grpc[0]
-        click.echo(f"  sealserve verify {shlex.quote(address)} -f {shlex.quote(str(file))}")
+        click.echo(printable(f"  sealserve verify {shlex.quote(address)} -f {shlex.quote(str(file))}"))

@@ -83,7 +83,7 @@ def _show(status: Status, plan: Plan, *, server: str, as_json: bool, redraw: boo
     if redraw and sys.stdout.isatty():
         click.clear()
     for line in status_lines(status, plan, server=server):
-        click.echo(line)
+        click.echo(printable(line))  # names of pods and nodes, too, are whatever the cluster says
     if redraw and not sys.stdout.isatty():
         click.echo("")
     sys.stdout.flush()

@@ -79,7 +79,7 @@ class _ByLine:
             if self._told.get(key) != line:
                 click.echo(line)
         for key in self._told.keys() - now.keys():
-            click.echo(f"{key}  gone")
+            click.echo(printable(f"{key}  gone"))
         self._told = now
 
 

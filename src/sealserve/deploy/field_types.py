@@ -27,6 +27,10 @@ def _given(value: Any) -> Any:
     return value
 
 
+# Of libpq, https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS.
+_SECRET_PARAMETERS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key"})
+
+
 def _is_database(value: str) -> str:
     try:
         url = urlsplit(value)
@@ -35,7 +39,7 @@ def _is_database(value: str) -> str:
         known = False
     if not known:
         raise ValueError("must be postgresql://USER@HOST/DATABASE")
-    if url.password is not None or "password" in parse_qs(url.query):
+    if url.password is not None or not _SECRET_PARAMETERS.isdisjoint(parse_qs(url.query, keep_blank_values=True)):
         raise ValueError("must hold no password: that is in a file of its own (see .pgpass), or a certificate's matter")
     return value
 

@@ -221,14 +221,16 @@ def _service(plan: Plan, brokers: KeyBrokersSection) -> Object:
 def key_broker_policy(plan: Plan, brokers: KeyBrokersSection, collateral: Collateral, *, replicas: str) -> Object:
     """Who reaches the brokers, and whom they reach. :param replicas: the namespace of the replicas."""
     ports = [{"protocol": "TCP", "port": BROKER_PORT}]
+    shared = {key: value for key, value in plan.labels("").items() if key != COMPONENT_LABEL}
     asking: Object = {
         "from": [
             {
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": replicas}},
                 "podSelector": {
-                    "matchLabels": {
-                        key: value for key, value in plan.labels("replica").items() if key != COMPONENT_LABEL
-                    }
+                    "matchLabels": shared,
+                    # Of an image that is tried, too, whether or not one is today; and not the edge, which has no
+                    # business here.
+                    "matchExpressions": [{"key": COMPONENT_LABEL, "operator": "In", "values": ["replica", "canary"]}],
                 },
             }
         ],

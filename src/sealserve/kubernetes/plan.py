@@ -230,14 +230,13 @@ def _check_digests(section: KubernetesSection) -> None:
 
 def _check_brokers(deployment: Deployment, section: KubernetesSection) -> None:
     addresses = brokers_of(deployment)
+    keys = "" if section.brokers is None else section.brokers.namespace or f"{deployment.name}-keys"
+    if keys == (section.namespace or deployment.name):
+        raise ConfigurationError(
+            f"kubernetes.brokers.namespace: {keys} is the replicas', and who may read its Secrets would have the keys",
+            hint="Give the key brokers a namespace of their own.",
+        )
     if section.brokers is not None and section.brokers.service == "ClusterIP":
-        keys = section.brokers.namespace or f"{deployment.name}-keys"
-        if keys == (section.namespace or deployment.name):
-            raise ConfigurationError(
-                f"kubernetes.brokers.namespace: {keys} is the replicas', and who may read its Secrets would have the "
-                "keys",
-                hint="Give the key brokers a namespace of their own.",
-            )
         service = f"{deployment.name}-broker.{keys}.svc"
         if not any(
             address.host in {service, f"{service}.cluster.local"} and address.port == BROKER_PORT

@@ -154,6 +154,20 @@ def test_archives_that_are_damaged_old_or_several_are_refused(tmp_path) -> None:
         read_archive(tmp_path / "c.tar", tmp_path)
     with pytest.raises(InputError, match="damaged"):
         read_archive(layout(tmp_path / "d.tar", {}, {"manifests": [{"digest": "../../x"}]}), tmp_path)
+    # An index that names itself, under a digest that is not its own; a manifest that is another one; no names.
+    own = {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": f"sha256:{'1' * 64}"}
+    index = {"manifests": [own]}
+    with pytest.raises(InputError, match="damaged"):
+        read_archive(layout(tmp_path / "f.tar", {"1" * 64: json.dumps(index).encode()}, index), tmp_path)
+    with tarfile.open(saved_by_docker(tmp_path / "g.tar")) as tar:
+        manifest = json.load(tar.extractfile("index.json"))["manifests"][0]["digest"].removeprefix("sha256:")
+        blobs = {n.name.rpartition("/")[2]: tar.extractfile(n).read() for n in tar if n.name.startswith("blobs/")}
+    blobs[manifest] += b" "
+    index = {"manifests": [{**own, "digest": f"sha256:{manifest}"}]}
+    with pytest.raises(InputError, match="damaged"):
+        read_archive(layout(tmp_path / "h.tar", blobs, index), tmp_path)
+    with pytest.raises(InputError, match="damaged"):
+        read_archive(layout(tmp_path / "i.tar", {}, {}, **{"index.json": b"[" * 100_000}), tmp_path)
     with tarfile.open(tmp_path / "e.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("manifest.json"))
     with pytest.raises(MachineError, match="Docker before version 25"):
@@ -314,6 +328,51 @@ def answers(tmp_path):
     yield table, seen, Reference.parse(f"127.0.0.1:{server.server_port}/team/a:1")
     server.shutdown()
     server.server_close()
+
+
+def test_a_layer_that_goes_to_another_server_takes_no_login_there(image, answers, tmp_path, monkeypatch) -> None:
+    table, _, reference = answers
+    logins = tmp_path / "auth.json"
+    logins.write_text(json.dumps({"auths": {reference.host: {"auth": base64.b64encode(b"olga:word").decode()}}}))
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(logins))
+    there: list[tuple[str, str | None]] = []
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            there.append((self.command, self.headers["Authorization"]))
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", "Basic")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    table["HEAD"] = (401, {"WWW-Authenticate": "Basic"}, b"")
+    table["POST"] = (202, {"Location": f"http://127.0.0.1:{server.server_port}/upload"}, b"")
+    with pytest.raises(RegistryRefusedError):
+        push_image(image, reference, insecure_http=True)
+    server.shutdown()
+    server.server_close()
+    assert there == [("PUT", None)]
+
+
+@pytest.mark.parametrize("place", ["https://[/", "https://registry.example:99999/"])
+def test_a_registry_that_sends_layers_to_no_address_is_an_error_of_its_own(image, answers, place) -> None:
+    table, _, reference = answers
+    table["POST"] = (202, {"Location": place}, b"")
+    with pytest.raises(RegistryError):
+        push_image(image, reference, insecure_http=True)
+
+
+def test_a_registry_that_sends_for_a_token_to_no_address_is_an_error_of_its_own(image, answers) -> None:
+    table, _, reference = answers
+    table["HEAD"] = (401, {"WWW-Authenticate": 'Bearer realm="https://["'}, b"")
+    with pytest.raises(RegistryError, match="no address"):
+        push_image(image, reference, insecure_http=True)
 
 
 def test_another_digest_under_the_tag_is_not_taken_for_ours(image, answers) -> None:

@@ -99,7 +99,7 @@ def read_archive(path: Path, work: Path) -> Image:
         members = _members(path)
         index = _document(members, path, "index.json")
         descriptor = _only_image(index, members, path)
-        manifest = _blob(members, path, descriptor).read()
+        manifest = _named(members, path, descriptor)
         document = _parsed(manifest, path)
         blobs = [_blob(members, path, found) for found in (document["config"], *document["layers"])]
         for blob in blobs:
@@ -110,7 +110,10 @@ def read_archive(path: Path, work: Path) -> Image:
     except OSError as error:
         raise explain_os_error(error, error.filename or path, "use") from error
     annotations = descriptor.get("annotations") or {}
-    return Image(manifest, tuple(blobs), annotations.get(_NAME), annotations.get(KIND))
+    name, kind = annotations.get(_NAME), annotations.get(KIND)
+    if not isinstance(name, str | None) or not isinstance(kind, str | None):
+        raise _damaged(path)
+    return Image(manifest, tuple(blobs), name, kind)
 
 
 def write_archive(image: Image, reference: Reference, output: Path, *, kind: str) -> None:
@@ -213,7 +216,7 @@ def _document(members: Mapping[str, tuple[int, int]], path: Path, name: str) -> 
 def _parsed(data: bytes, path: Path) -> Any:
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _damaged(path) from None
 
 
@@ -225,7 +228,7 @@ def _only_image(index: Any, members: Mapping[str, tuple[int, int]], path: Path) 
         if platform.get("os") == "unknown":
             continue
         if descriptor["mediaType"] in _INDEX_TYPES:
-            inner = _only_image(_parsed(_blob(members, path, descriptor).read(), path), members, path)
+            inner = _only_image(_parsed(_named(members, path, descriptor), path), members, path)
             found.setdefault(inner["digest"], {**inner, "annotations": descriptor.get("annotations")})
         else:
             found.setdefault(descriptor["digest"], descriptor)
@@ -240,6 +243,13 @@ def _blob(members: Mapping[str, tuple[int, int]], path: Path, descriptor: Any) -
         raise _damaged(path)
     offset, size = members[_member(digest)]
     return Blob(digest, size, path, offset)
+
+
+def _named(members: Mapping[str, tuple[int, int]], path: Path, descriptor: Any) -> bytes:
+    """The document that a descriptor names. No index can name itself."""
+    blob = _blob(members, path, descriptor)
+    _check(blob, path)
+    return blob.read()
 
 
 def _check(blob: Blob, path: Path) -> None:

@@ -159,7 +159,7 @@ def _said(body: bytes) -> str:
     try:
         first = json.loads(body)["errors"][0]
         words = [str(first.get(key, "")) for key in ("message", "detail")]
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ""
     text = ", ".join(word for word in words if word not in {"", "None", "{}"})[:300]
     return f": {text}" if text else ""

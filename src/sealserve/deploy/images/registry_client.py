@@ -1,6 +1,7 @@
 """Requests to a container registry (OCI distribution specification 1.1), with a token where it wants one.
 
-A token, or name and password, go to the registry and to nobody else; a registry's address for tokens has to have TLS.
+A token goes to the registry that it is for and to nobody else, name and password to it and to the address that it names
+for tokens (Docker Hub's is auth.docker.io), which has to have TLS.
 """
 
 from __future__ import annotations
@@ -80,8 +81,11 @@ class RegistryClient:
         :param limit: the most bytes that its answer may have.
         :raises RegistryError: it answers with more, or wants what goes without TLS.
         """
-        url = urljoin(f"{self._base}/", path)
-        own = _origin(url) == _origin(self._base)
+        try:
+            url = urljoin(f"{self._base}/", path)
+            own = _origin(url) == _origin(self._base)
+        except ValueError:
+            raise RegistryError("the registry sends callers to what is no address") from None
         if urlsplit(url).scheme != "https" and not self._insecure_http:
             raise RegistryError("the registry sends callers to an address without TLS")
         given = dict(headers or {})
@@ -117,7 +121,10 @@ class RegistryClient:
         return answer, content
 
     def _fetch_token(self, challenge: dict[str, str]) -> str:
-        realm = urlsplit(challenge.get("realm", ""))
+        try:
+            realm = urlsplit(challenge.get("realm", ""))
+        except ValueError:
+            raise RegistryError("the registry sends callers for a token to what is no address") from None
         if realm.scheme != "https" and not (self._insecure_http and realm.scheme == "http"):
             raise RegistryError("the registry sends callers for a token to an address without TLS")
         if self._scope is not None:
@@ -130,7 +137,7 @@ class RegistryClient:
         try:
             content = json.loads(body) if answer.status == 200 else {}
             token = content.get("token") or content.get("access_token")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             token = None
         if isinstance(token, str) and re.fullmatch(r"[!-~]{1,32768}", token):
             return token

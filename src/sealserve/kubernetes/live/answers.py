@@ -13,6 +13,7 @@ from sealserve.kubernetes.live.errors import ClusterRefusedError, ConflictError,
 from sealserve.kubernetes.live.kinds import Kind
 
 _CAUSES_TOLD = 8
+_LONGEST_LINE = 16 << 20
 _NO_RIGHT = re.compile(r'User "[^"]*" cannot ')  # not a quota, a webhook or Pod Security, which say 403 too
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')  # RFC 9111, appendix B
 
@@ -23,6 +24,9 @@ def lines_of(response: urllib3.BaseHTTPResponse) -> Iterator[str]:
         for piece in response.stream(1 << 16):
             *lines, rest = (rest + piece).split(b"\n")
             yield from (line.decode(errors="replace") for line in lines)
+            if len(rest) > _LONGEST_LINE:  # of no use to anybody, and memory is not endless
+                yield rest.decode(errors="replace")
+                rest = b""
         if rest:
             yield rest.decode(errors="replace")
     except urllib3.exceptions.HTTPError:
@@ -42,13 +46,15 @@ def refusal_of(response: urllib3.BaseHTTPResponse, what: str, kind: Kind | None)
     try:
         status = json.loads(response.data)
         details = status.get("details") or {}
+        named = details.get("name")
         message = str(status.get("message") or status.get("reason"))
-    except (ValueError, AttributeError):
-        details, message = {}, response.data[:200].decode(errors="replace").strip()
+        causes = tuple(
+            ": ".join(str(cause[part]) for part in ("field", "message") if cause.get(part))
+            for cause in details.get("causes") or ()
+        )[:_CAUSES_TOLD]
+    except (ValueError, AttributeError, TypeError, RecursionError):  # a proxy's page, or worse
+        named, causes, message = None, (), response.data[:200].decode(errors="replace").strip()
     message = message or f"HTTP {response.status}"
-    causes = tuple(
-        ": ".join(filter(None, (cause.get("field"), cause.get("message")))) for cause in details.get("causes") or ()
-    )[:_CAUSES_TOLD]
     if response.status == 401:
         return ForbiddenError(
             "the cluster does not know who you are (401 Unauthorized)",
@@ -62,7 +68,7 @@ def refusal_of(response: urllib3.BaseHTTPResponse, what: str, kind: Kind | None)
             causes=causes,
             hint="Ask whoever runs the cluster for this permission, or use another account (--context).",
         )
-    if response.status == 404 and kind is not None and not details.get("name"):
+    if response.status == 404 and kind is not None and not named:
         brings = kind.comes_with or "a newer Kubernetes"
         return MissingKindError(
             f"the cluster does not know the kind {kind} ({kind.api_version})",

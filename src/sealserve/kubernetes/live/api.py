@@ -6,6 +6,7 @@ repeated for a while: all that are made here may be made twice. The API: https:/
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ _TIMEOUT = (5.0, 30.0)  # to connect, and for each read
 _QUICK = 5.0
 _PATIENCE = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
+_LARGEST = 256 << 20  # bytes of an answer: 500 objects are fewer
 _PASSING = (429, 500, 502, 503, 504)
 
 
@@ -145,7 +147,7 @@ class Cluster:
         )
         for warning in warnings_of(response):
             on_warning(warning)
-        return cast("Object", json.loads(response.data))
+        return cast("Object", _parsed(response, describe(thing)))
 
     def patch(
         self, kind: Kind, name: str, change: Any, *, namespace: str | None = None, subresource: str | None = None
@@ -285,7 +287,7 @@ class Cluster:
             if absent and error.status == 404 and not isinstance(error, MissingKindError):
                 return None
             raise
-        return json.loads(response.data)
+        return _parsed(response, of or path)
 
     def _send(
         self,
@@ -321,7 +323,7 @@ class Cluster:
                     error.reason, urllib3.exceptions.SSLError
                 )
             else:
-                if response.status < 400:
+                if response.status < 300:  # to where it redirects, if it does, nobody goes with these credentials
                     return response
                 refusal = refusal_of(response, what, kind)
                 if response.status not in _PASSING or (response.status == 500 and not is_passing(refusal.message)):
@@ -364,10 +366,31 @@ class Cluster:
             retries=False,
             preload_content=False,
         )
-        if timeout[1] is not None or response.status >= 400:
-            response.read(cache_content=True)  # here, so that a connection that breaks now is a request that failed
-            response.release_conn()
+        if timeout[1] is not None or response.status >= 300:
+            return _whole(response)  # here, so that a connection that breaks now is a request that failed
         return response
+
+
+def _parsed(response: urllib3.BaseHTTPResponse, what: str) -> Any:
+    try:
+        return json.loads(response.data)
+    except (ValueError, RecursionError):
+        raise UnavailableError(
+            f"what answers for {what} is no JSON", hint="Is it the cluster's API server, and no proxy before it?"
+        ) from None
+
+
+def _whole(response: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
+    """An answer with all that it says. :raises UnavailableError: that is more than anything would say."""
+    data = response.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        response.close()
+        raise UnavailableError(f"the cluster answers with more than {_LARGEST >> 20} MiB")
+    response.release_conn()
+    headers = response.headers.copy()
+    for about_the_way in ("Content-Encoding", "Content-Length", "Transfer-Encoding"):
+        headers.discard(about_the_way)
+    return urllib3.HTTPResponse(io.BytesIO(data), headers=headers, status=response.status)
 
 
 def _selector(wanted: Mapping[str, str] | Mapping[str, str | tuple[str, ...]]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sealserve.errors import InputError, SealserveError
-from sealserve.kubernetes.live.api import Cluster
+from sealserve.kubernetes.live.api import FIELD_MANAGER, Cluster
 from sealserve.kubernetes.live.errors import (
     ClusterRefusedError,
     ConflictError,
@@ -35,7 +35,7 @@ from sealserve.kubernetes.live.kinds import (
     describe,
     kind_of,
 )
-from sealserve.kubernetes.live.owned import KEPT_BY_APPLY, owned_objects, served
+from sealserve.kubernetes.live.owned import KEPT_BY_APPLY, key_brokers_in, names_of_others, owned_objects, served
 from sealserve.kubernetes.live.rights import all_missing
 from sealserve.kubernetes.yaml_text import Object
 
@@ -80,10 +80,11 @@ def apply_objects(cluster: Cluster, objects: Sequence[Object], *, told: Told, fo
     try:
         live = _lasting_namespace(cluster, name, told)
         _require_kinds(cluster, others)
+        _require_own_place(cluster, others, name=_instance(namespace), namespace=name)
         others = [_scaled(cluster, thing, told=told, force=force) for thing in others]
         namespaces = _changeable_namespace(cluster, namespace, live, told=told, force=force)
-        applied = []
-        with _unmade_if_refused(cluster, name, new=live is None, told=told):
+        applied: list[Object] = []
+        with _unmade_if_refused(cluster, applied, new=live is None, told=told):
             if live is None:
                 applied += [_apply(cluster, thing, before={}, told=told, force=force) for thing in namespaces]
             tried = list(zip(others, _dry_run(cluster, others, told=told, force=force), strict=True))
@@ -167,6 +168,25 @@ def _require_kinds(cluster: Cluster, objects: Sequence[Object]) -> None:
         )
 
 
+def _instance(thing: Object) -> str:
+    return str(thing["metadata"]["labels"]["app.kubernetes.io/instance"])
+
+
+def _require_own_place(cluster: Cluster, objects: Sequence[Object], *, name: str, namespace: str) -> None:
+    if brokers := key_brokers_in(cluster, namespace):
+        raise ObjectsRefusedError(
+            f"the namespace {namespace} has key brokers in it ({', '.join(brokers)}), and who may read "
+            "its Secrets would have the keys: nothing was applied",
+            hint="Give the replicas another namespace: kubernetes.namespace.",
+        )
+    if taken := names_of_others(cluster, objects, name=name):
+        raise ObjectsRefusedError(
+            "others have what is to be applied under these names, and nothing was applied:\n"
+            + "\n".join(f"  {each}" for each in taken),
+            hint="Give the deployment another name, or a namespace of its own.",
+        )
+
+
 def _scaled(cluster: Cluster, thing: Object, *, told: Told, force: bool) -> Object:
     if kind_of(thing) != DEPLOYMENT:
         return thing
@@ -217,15 +237,20 @@ def _explained(thing: Object, error: ClusterRefusedError) -> str:
 
 
 @contextlib.contextmanager
-def _unmade_if_refused(cluster: Cluster, namespace: str, *, new: bool, told: Told) -> Iterator[None]:
-    """Delete a namespace that was made just now, if the block fails or is interrupted."""
+def _unmade_if_refused(cluster: Cluster, applied: Sequence[Object], *, new: bool, told: Told) -> Iterator[None]:
+    """Delete the namespace that was made just now, if the block fails or is interrupted: that very one, and not if
+    somebody else made it in the same moment.
+
+    :param applied: what was applied in the block. :param new: whether that began with a namespace.
+    """
     try:
         yield
     except BaseException:
-        if new:
-            with contextlib.suppress(SealserveError):
-                if cluster.delete(NAMESPACE, namespace):
-                    told.change(Change(NAMESPACE.name, namespace, "removed"))
+        for metadata in (thing["metadata"] for thing in applied[:1] if new):
+            if {entry["manager"] for entry in metadata.get("managedFields", ())} <= {FIELD_MANAGER}:
+                with contextlib.suppress(SealserveError):
+                    if cluster.delete(NAMESPACE, metadata["name"], uid=metadata["uid"]):
+                        told.change(Change(NAMESPACE.name, metadata["name"], "removed"))
         raise
 
 

@@ -17,6 +17,8 @@ from sealserve.kubernetes.live.owned import KEPT_BY_APPLY, owned_objects
 from sealserve.kubernetes.yaml_text import Object, without_comments
 
 _BY_THE_SERVER = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink")
+_HISTORY = "kubectl.kubernetes.io/last-applied-configuration"
+"""Annotation in which kubectl keeps a whole object as it was once: of a Secret, every value."""
 _HIDDEN, _CHANGED = "(hidden)", "(hidden, and not what is there now)"
 
 
@@ -93,7 +95,7 @@ def _cleaned(thing: Object) -> Object:
     annotations = {
         name: value
         for name, value in metadata.pop("annotations", {}).items()
-        if not name.startswith("deployment.kubernetes.io/")
+        if name != _HISTORY and not name.startswith("deployment.kubernetes.io/")
     }
     thing["metadata"] = metadata | ({"annotations": annotations} if annotations else {})
     return thing

@@ -7,7 +7,7 @@ an edge of another kind, left behind.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sealserve.errors import UnavailableError
@@ -157,7 +157,9 @@ def _delete_namespace(
 def _foreign(cluster: Cluster, namespace: str) -> list[str]:
     """What is left in a namespace that is not a deployment's, of any kind that the cluster has."""
     found = []
-    for kind in _all_kinds(cluster):
+    every = _all_kinds(cluster)
+    owners = {(_group(kind.api_version), kind.name) for kind in every}
+    for kind in every:
         try:
             things = cluster.list(kind, namespace=namespace)
         except MissingKindError:
@@ -167,22 +169,34 @@ def _foreign(cluster: Cluster, namespace: str) -> list[str]:
             continue
         for thing in things:
             metadata = thing["metadata"]
-            followers = metadata.get("ownerReferences") or thing.get("type") == "kubernetes.io/service-account-token"
-            if not followers and (kind.plural, metadata["name"]) not in _BY_KUBERNETES:
+            # What has its owner outside of the namespace would not go by itself, and somebody needs it.
+            follows = any((_group(each["apiVersion"]), each["kind"]) in owners for each in _owners(metadata))
+            follows |= thing.get("type") == "kubernetes.io/service-account-token"
+            if not follows and (kind.plural, metadata["name"]) not in _BY_KUBERNETES:
                 found.append(describe(thing))
     return found
 
 
 def _all_kinds(cluster: Cluster) -> list[Kind]:
-    """All kinds of objects that lie in namespaces and can be listed."""
+    """All kinds of objects in namespaces that can be listed. Some are in older versions of their group alone."""
     groups = cluster.raw("/apis", of="the kinds of objects") or {}
-    versions = ["v1", *(group["preferredVersion"]["groupVersion"] for group in groups.get("groups", ()))]
-    found = []
-    for version in versions:
+    versions = ["v1"]
+    for group in groups.get("groups", ()):
+        versions += [each["groupVersion"] for each in (group["preferredVersion"], *group.get("versions", ()))]
+    found: dict[tuple[str, str], Kind] = {}
+    for version in dict.fromkeys(versions):
         told = cluster.raw(f"/apis/{version}" if "/" in version else f"/api/{version}", of=version) or {}
         for resource in told.get("resources", ()):
-            plural, group = resource["name"], version.rpartition("/")[0]
+            plural, group = resource["name"], _group(version)
             usable = resource["namespaced"] and "list" in resource["verbs"] and "/" not in plural
             if usable and (f"{plural}.{group}" if group else plural) not in _OF_OTHERS:
-                found.append(Kind(version, resource["kind"], plural))
-    return found
+                found.setdefault((group, plural), Kind(version, resource["kind"], plural))
+    return list(found.values())
+
+
+def _owners(metadata: Object) -> Sequence[Object]:
+    return metadata.get("ownerReferences") or ()
+
+
+def _group(version: str) -> str:
+    return version.rpartition("/")[0]

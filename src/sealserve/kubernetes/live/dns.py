@@ -205,13 +205,15 @@ def _imported(key: str, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatchcase(f"custom/{key}", pattern.removeprefix("/etc/coredns/")) for pattern in patterns)
 
 
-def _in_snippets(corefile: Corefile, block: Block, name: str, seen: tuple[str, ...] = ()) -> Iterator[int]:
+def _in_snippets(corefile: Corefile, block: Block, name: str, seen: set[str] | None = None) -> Iterator[int]:
+    seen = set() if seen is None else seen
     for directive in block.named("import"):
         for snippet in directive.arguments[:1]:
             if snippet in corefile.snippets and snippet not in seen:
+                seen.add(snippet)
                 inner = corefile.snippets[snippet]
                 yield from (found.tokens[0].line for found in inner.named(name))
-                yield from _in_snippets(corefile, inner, name, (*seen, snippet))
+                yield from _in_snippets(corefile, inner, name, seen)
 
 
 def _reloads(corefile: Corefile, block: Block) -> bool:

@@ -10,6 +10,8 @@ from sealserve.kubernetes.live.errors import ForbiddenError, MissingKindError
 from sealserve.kubernetes.live.kinds import Kind
 from sealserve.kubernetes.yaml_text import Object
 
+_INSTANCE, _MANAGER = "app.kubernetes.io/instance", "app.kubernetes.io/managed-by"
+
 KEPT_BY_APPLY = frozenset({kinds.VOLUME, kinds.CLAIM, kinds.SECRET})
 """What is not removed because it is not rendered any more: data, and secrets."""
 
@@ -40,7 +42,7 @@ their Deployment, if deleting was interrupted."""
 
 def selector(name: str) -> dict[str, str]:
     """The labels of all objects of the deployment ``name``."""
-    return {"app.kubernetes.io/instance": name, "app.kubernetes.io/managed-by": "sealserve"}
+    return {_INSTANCE: name, _MANAGER: "sealserve"}
 
 
 def owned_objects(cluster: Cluster, *, name: str, namespace: str) -> list[Object]:
@@ -64,6 +66,35 @@ def owned_objects(cluster: Cluster, *, name: str, namespace: str) -> list[Object
     return found
 
 
+def names_of_others(cluster: Cluster, objects: Iterable[Object], *, name: str) -> list[str]:
+    """Which of the objects to be applied have the names of other deployments' objects, each with whose it is.
+
+    Deployments in one namespace may come to the same name of a Service (``photos`` has ``photos-edge``, and so has
+    ``photos-edge``), those of two namespaces to that of a volume; a Gateway's is chosen. All are applied under one
+    field manager, so that the API server would see no conflict.
+    """
+    found = []
+    for thing in objects:
+        kind, metadata = kinds.kind_of(thing), thing["metadata"]
+        if kind not in (kinds.SERVICE, kinds.GATEWAY, kinds.VOLUME):
+            continue
+        live = cluster.get(kind, metadata["name"], namespace=metadata.get("namespace"))
+        if live is None:
+            continue
+        labels, what = live["metadata"].get("labels") or {}, kinds.describe(thing)
+        if labels.get(_MANAGER) == "sealserve" and labels.get(_INSTANCE) != name:
+            found.append(f"{what} is the deployment {labels.get(_INSTANCE)}'s")
+        elif kind == kinds.VOLUME and _claim(live) != _claim(thing):
+            found.append(f"{what} is for {_claim(live)}")
+    return found
+
+
+def key_brokers_in(cluster: Cluster, namespace: str) -> list[str]:
+    """Names of Deployments of key brokers in a namespace, whose Secrets are the keys of their owner."""
+    labels = {"app.kubernetes.io/component": "key-broker", _MANAGER: "sealserve"}
+    return [thing["metadata"]["name"] for thing in cluster.list(kinds.DEPLOYMENT, namespace=namespace, labels=labels)]
+
+
 def served(cluster: Cluster, wanted: Iterable[Kind]) -> list[Kind]:
     """Those kinds that the cluster has. Kubernetes' own are taken to be there."""
     answers: dict[str, set[str]] = {}
@@ -72,6 +103,11 @@ def served(cluster: Cluster, wanted: Iterable[Kind]) -> list[Kind]:
             told = cluster.raw(f"/apis/{kind.api_version}", of=kind.api_version) or {}
             answers[kind.api_version] = {resource["name"] for resource in told.get("resources", ())}
     return [kind for kind in wanted if kind.comes_with is None or kind.plural in answers[kind.api_version]]
+
+
+def _claim(volume: Object) -> str:
+    claim = volume["spec"].get("claimRef") or {}
+    return f"{claim.get('namespace')}/{claim.get('name')}"
 
 
 def _is_ours(thing: Object, kind: Kind, namespace: str) -> bool:

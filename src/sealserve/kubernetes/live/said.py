@@ -74,6 +74,6 @@ def _entry(line: str) -> dict[str, Any]:
         return {}
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}

@@ -43,6 +43,7 @@ class Journal:
 
         :raises MachineError: another run has it. :raises InputError: it cannot be written.
         """
+        make_directory(directory.parent, mode=0o755)  # whatever the umask is: nobody else may put another in its place
         make_directory(directory)
         lock = directory / "lock"
         try:

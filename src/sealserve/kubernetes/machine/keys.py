@@ -28,7 +28,8 @@ def signing_key(url: str, fingerprint: str) -> Callable[[Host], bytes]:
         with tempfile.TemporaryDirectory(prefix="sealserve-key-") as home:
             fetched, taken = Path(home, "fetched"), Path(home, "taken")
             gpg = ("gpg", "--homedir", home, "--no-autostart", "--batch", "--quiet")
-            secure = ("--fail", "--silent", "--show-error", "--location", "--proto", "=https", "--tlsv1.2")
+            # First, or ~/.curlrc could say otherwise, and where to write.
+            secure = ("--disable", "--fail", "--silent", "--show-error", "--location", "--proto", "=https", "--tlsv1.2")
             host.do("curl", *secure, "--max-time", "60", "--output", str(fetched), url)
             host.do(*gpg, "--import", str(fetched))
             found = _primary(host.read(*gpg, "--list-keys", "--with-colons"))

@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -73,27 +73,34 @@ class WriteFile:
         return [f"write {self.path}: {self.source}"]
 
     def is_done(self, host: Host, record: Record) -> bool:
-        return bool(_sha256(host.path(self.path)) == record.get("wrote"))
+        # One that was changed since has somebody else's words in it, such as the ways to more clusters: it stays.
+        with _acting_as(self.owner):
+            return record.done and host.path(self.path).exists()
 
     def apply(self, host: Host, record: Record) -> None:
         target = host.path(self.path)
         content = self.content if isinstance(self.content, bytes) else self.content(host)
         if record.get("wrote") is None:
-            made = [str(path) for path in target.parents if not path.exists()]
             before = None
-            if target.exists():
-                before = [b64encode(target.read_bytes()).decode(), target.stat().st_mode & 0o7777]
+            with _acting_as(self.owner):
+                made = [str(path) for path in target.parents if not path.exists()]
+                if target.exists():
+                    before = [b64encode(target.read_bytes()).decode(), target.stat().st_mode & 0o7777]
             record.save(made=made, before=before)
         record.save(wrote=hashlib.sha256(content).hexdigest())
-        for directory in reversed(record.get("made")):
-            Path(directory).mkdir(mode=0o755, exist_ok=True)
-            if self.owner is not None:
-                os.chown(directory, *self.owner)
-        write_atomically(target, content, mode=self.mode)
-        if self.owner is not None:
-            os.chown(target, *self.owner)
+        with _acting_as(self.owner):
+            for directory in reversed(record.get("made")):
+                try:
+                    Path(directory).mkdir(mode=0o755, exist_ok=True)
+                except OSError as error:
+                    raise explain_os_error(error, directory, "create") from error
+            write_atomically(target, content, mode=self.mode)
 
     def undo(self, host: Host, record: Record) -> str | None:
+        with _acting_as(self.owner):
+            return self._undo(host, record)
+
+    def _undo(self, host: Host, record: Record) -> str | None:
         target, before = host.path(self.path), record.get("before")
         if record.get("wrote") is None:
             return None
@@ -266,6 +273,28 @@ class RemoveAfterwards:
             except OSError as error:
                 raise explain_os_error(error, path, "remove") from error
         return None
+
+
+@contextlib.contextmanager
+def _acting_as(owner: tuple[int, int] | None) -> Iterator[None]:
+    """Have what the block does to files done by a user, with no right of root's.
+
+    In directories that are a user's, whatever runs as that user can put a link in the way at any moment, and root
+    would write, or give away, what the link leads to.
+    """
+    if owner is None or owner[0] == 0 or os.geteuid() != 0:
+        yield
+        return
+    group, groups = os.getegid(), os.getgroups()
+    os.setgroups([owner[1]])
+    os.setegid(owner[1])
+    os.seteuid(owner[0])
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 def installed(host: Host) -> set[str]:

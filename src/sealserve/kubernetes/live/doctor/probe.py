@@ -147,8 +147,10 @@ def _judge(question: Question, name: str, pod: Object) -> Iterator[Finding]:
     told: list[dict[str, Any]] = []
     for line in said.splitlines():
         try:
-            told.append(json.loads(line))
-        except ValueError:
+            one = json.loads(line)
+            if isinstance(one, dict) and isinstance(one.get("broker"), str):
+                told.append(one)
+        except (ValueError, RecursionError):
             continue
     if not told:
         last = said.strip().splitlines()[-1:] or [str(pod.get("status", {}).get("reason") or "it said nothing")]
@@ -160,15 +162,14 @@ def _judge(question: Question, name: str, pod: Object) -> Iterator[Finding]:
 
 def _of_broker(told: dict[str, Any]) -> Finding:
     broker, error = told["broker"], told.get("error", "it ended")
+    where = ", ".join(map(str, found if isinstance(found := told.get("addresses"), list) else ()))
     if "verified" in told:
-        where = ", ".join(told["addresses"])
         text = f"a pod reaches the key broker {broker} ({where}), and its certificate is from the right authority"
         return Finding("broker", "ok", text)
     if "addresses" not in told:
         mend = "`sealserve k8s dns apply` puts it into CoreDNS; kubernetes.broker gives it a name of its own."
         return Finding("broker", "problem", f"no pod finds the key broker's name {broker}: {error}", mend)
     if "connected" not in told:
-        where = ", ".join(told["addresses"])
         return Finding("broker", "problem", f"no pod reaches the key broker {broker} ({where}): {error}", _MEND)
     mend = "`sealserve prepare` makes the broker's certificate anew, with the names in image.brokers."
     return Finding("broker", "problem", f"what answers at {broker} is not the key broker: {error}", mend)
