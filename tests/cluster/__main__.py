@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-from cluster.builds import PROGRAMS, build
+from cluster.builds import KWOK, PROGRAMS, TRAEFIK, build
 from cluster.cluster import Cluster
 from cluster.images import nginx_image
 from cluster.needs import UnfitError, require
@@ -30,7 +30,7 @@ def main() -> int:
     try:
         if arguments.build_only:
             require()
-            for program in PROGRAMS:
+            for program in (*PROGRAMS, KWOK, TRAEFIK):
                 build(program, _say)
             return 0
         with Cluster(_say) as cluster:

@@ -7,6 +7,7 @@ module's files, of how it is built and of Go's version, so that a change of any 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import time
@@ -110,6 +111,21 @@ def build(program: Program, report: Report = print) -> Path:
         part.replace(target)
         report(f"built {program.name} in {time.monotonic() - started:.0f} s")
     return target
+
+
+def module_directory(name: str, path: str) -> Path:
+    """The files of a Go module, of the version that ``modules/NAME`` pins. :param path: the module's path.
+
+    :raises cluster.needs.UnfitError: there is no Go. :raises RuntimeError: the module cannot be had.
+    """
+    go_version()
+    command = ["go", "mod", "download", "-json", path]
+    done = subprocess.run(
+        command, cwd=_MODULES / name, env=os.environ | {"GOFLAGS": ""}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"the module {path} cannot be had:\n{done.stdout}{done.stderr}")
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 @contextmanager

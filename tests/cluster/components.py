@@ -29,8 +29,9 @@ class Component:
     def running(self) -> bool:
         return self._process is not None and self._process.running
 
-    def start(self, *, wait: float = 120) -> None:
-        """Start it. :param wait: seconds until which it has to be ready; 0: it is not waited for.
+    def start(self, *more: str, wait: float = 120) -> None:
+        """Start it. :param more: arguments beside its own. :param wait: seconds until which it has to be ready; 0: it
+        is not waited for.
 
         :raises RuntimeError: it ended, or is not ready in time; the text has the end of its log.
         """
@@ -38,7 +39,7 @@ class Component:
             return
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("ab") as log:
-            self._process = self._sandbox.start(*self._command, log=log)
+            self._process = self._sandbox.start(*self._command, *more, log=log)
         if wait:
             self.wait_until_ready(wait)
 
@@ -61,10 +62,10 @@ class Component:
         if self._process is not None:
             self._process.kill()
 
-    def restart(self, *, wait: float = 120) -> None:
-        """Stop it and start it again."""
+    def restart(self, *more: str, wait: float = 120) -> None:
+        """Stop it and start it again, as :meth:`start` does."""
         self.stop()
-        self.start(wait=wait)
+        self.start(*more, wait=wait)
 
     def end_of_log(self, *, lines: int = 30) -> str:
         """The last lines of its log."""

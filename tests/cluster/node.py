@@ -88,6 +88,8 @@ def _kubelet(sandbox: Sandbox, authority: Authority, certificate: Path) -> dict[
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1Mi", "imagefs.available": "1Mi"},
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
+        # Nobody could bring an image again, also not after a test that fills the disk.
+        "imageMinimumGCAge": "24h",
     }
 
 

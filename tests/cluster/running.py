@@ -28,12 +28,22 @@ _SEALSERVE = (sys.executable, "-m", "sealserve")
 
 def sealserve(owner: Owner, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
     """Run a command of ``sealserve k8s`` on a deployment. :returns: what it printed."""
-    options = ["-f", str(owner.file), "--kubeconfig", str(owner.cluster.kubeconfig)]
+    return ended(owner, *arguments, codes=codes).stdout
+
+
+def ended(
+    owner: Owner, *arguments: str, codes: tuple[int, ...], kubeconfig: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command of ``sealserve k8s`` on a deployment, when it has ended with one of these exit codes.
+
+    :param kubeconfig: of whoever runs it; the administrator if not given.
+    """
+    options = ["-f", str(owner.file), "--kubeconfig", str(kubeconfig or owner.cluster.kubeconfig)]
     done = subprocess.run(
         [*_SEALSERVE, "k8s", *arguments, *options], capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode in codes, done.stdout + done.stderr
-    return done.stdout
+    return done
 
 
 def status(owner: Owner, *arguments: str) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def gateway(nginx: Nginx, tmp_path: Path, certificate: Path) -> Iterator[tuple[A
 
 @contextlib.contextmanager
 def _running(
-    nginx: Nginx, tmp_path: Path, certificate: Path, *, rest: Sequence[Address] = ()
+    nginx: Nginx, tmp_path: Path, certificate: Path, *, rest: Sequence[Address] = (), probed: bool = False
 ) -> Iterator[tuple[Address, Address, list[EchoServer]]]:
     servers = [EchoServer("first", certificate), EchoServer("second", certificate)]
     listen, rest_listen = Address("127.0.0.1", _free_port()), Address("127.0.0.1", _free_port())
@@ -129,6 +129,7 @@ def _running(
             server_name=NAME,
             runtime_dir=tmp_path,
             user=worker_user(),
+            probed=probed,
         )
     )
     check_configuration(nginx, configuration, tmp_path)
@@ -227,3 +228,19 @@ def test_the_log_tells_who_was_connected_to_what(gateway: tuple[Address, list[Ec
     refused = next(entry for entry in entries if entry["server_name"] != NAME)
     assert refused["upstream"] == ""
     assert int(refused["bytes_sent"]) == 0
+
+
+def test_who_only_looks_whether_the_port_is_open_leaves_no_line(
+    nginx: Nginx, tmp_path: Path, certificate: Path
+) -> None:
+    with _running(nginx, tmp_path, certificate, probed=True) as (address, _, _):
+        for _ in range(3):
+            socket.create_connection((address.host, address.port), timeout=5).close()
+        with socket.create_connection((address.host, address.port), timeout=5):
+            time.sleep(0.3)  # who stays without a word is no probe
+        with contextlib.suppress(OSError):
+            _ask(address, server_name=None)
+        _ask(address)
+        log = tmp_path / ACCESS_LOG
+        _wait_until(lambda: len(log.read_text().splitlines()) == 3)
+        assert [json.loads(line)["status"] for line in log.read_text().splitlines()] == ["200", "500", "200"]

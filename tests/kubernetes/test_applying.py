@@ -94,6 +94,22 @@ def test_pods_outside_of_the_restricted_standard_are_a_refusal_and_other_warning
     assert case.server.objects == {}
 
 
+def test_a_gateway_of_a_class_that_is_not_there_is_not_applied(case: Case) -> None:
+    _, objects = case.deployment("gateway-sgx")
+    with pytest.raises(InputError, match="no GatewayClass nginx: nothing was applied") as caught:
+        case.apply(objects)
+    assert "install a controller" in str(caught.value.hint)
+    for name in ("mine", "other"):
+        case.server.put(
+            {"apiVersion": kinds.GATEWAY_CLASS.api_version, "kind": "GatewayClass", "metadata": {"name": name}}
+        )
+    with pytest.raises(InputError) as caught:
+        case.apply(objects)
+    assert "It has: mine, other." in str(caught.value.hint)
+    case.server.denied = {"gatewayclasses"}
+    case.apply(objects)
+
+
 def test_a_missing_kind_is_named_with_what_brings_it_and_nothing_is_applied(case: Case) -> None:
     _, objects = case.deployment("gateway-simulated")
     case.server.missing = {kinds.GATEWAY, kinds.TLS_ROUTE}

@@ -53,6 +53,9 @@ def test_a_port_of_every_node_is_told_by_word_where_nodes_are_not_ours_to_list(c
 
 
 def test_a_gateway_is_ready_when_it_and_its_routes_were_taken(case: Case) -> None:
+    case.server.put(
+        {"apiVersion": kinds.GATEWAY_CLASS.api_version, "kind": "GatewayClass", "metadata": {"name": "nginx"}}
+    )
     state = _state(case, "gateway-sgx")
     assert state == EdgeState(False, "Gateway photos: not Accepted (no controller has said anything yet)")
     case.server.get(kinds.GATEWAY, "photos")["status"] = {"conditions": _TRUE, "addresses": [{"value": "192.0.2.1"}]}
@@ -65,6 +68,13 @@ def test_a_gateway_is_ready_when_it_and_its_routes_were_taken(case: Case) -> Non
         case.server.get(kinds.TLS_ROUTE, name)["status"] = {"parents": [{"conditions": _TRUE}]}
     state = edge_state(case.cluster, case.plan)
     assert (state.ready, state.doors) == (True, {"grpc": ("192.0.2.1:8500",), "rest": ("192.0.2.1:8501",)})
+    case.server.get(kinds.TLS_ROUTE, "photos-rest")["metadata"]["generation"] = 2
+    case.server.get(kinds.TLS_ROUTE, "photos-rest")["status"] = {
+        "parents": [{"conditions": [{**each, "observedGeneration": 1} for each in _TRUE]}]
+    }
+    assert "photos-rest: not Accepted (the controller has not seen its change yet)" in str(
+        edge_state(case.cluster, case.plan).reason
+    )
 
 
 def test_a_gateway_of_others_that_is_not_there_is_named(case: Case) -> None:

@@ -45,8 +45,18 @@ stream {{
         '{{"time":"$time_iso8601","client":"$remote_addr","server_name":"$ssl_preread_server_name",'
         '"upstream":"$upstream_addr","status":"$status","bytes_received":"$bytes_received",'
         '"bytes_sent":"$bytes_sent","seconds":"$session_time"}}';
-    access_log "{access_log}" connections;
+{access}
 {resolver}{ports}}}
+"""
+
+_ACCESS = '    access_log "{access_log}" connections{condition};'
+
+_PROBED = r"""
+    # Whoever looks whether the port is open, and has nothing to say, leaves no line. Who stays without a word does.
+    map "$status:$ssl_preread_server_name:$session_time" $spoke {
+        "~^200::0\.0" 0;
+        default 1;
+    }
 """
 
 _RESOLVER = """
@@ -134,6 +144,7 @@ def render_nginx(
     canary_percent: int = 0,
     resolver: Address | None = None,
     access_log: Path | None = None,
+    probed: bool = False,
 ) -> str:
     """The text of an ``nginx.conf``.
 
@@ -149,6 +160,7 @@ def render_nginx(
     :param resolver: the DNS server that knows the upstreams' names: a DNS name or IPv4 address, and its port. It is
         asked again every two seconds, however long its answers may hold. nginx has to be 1.27.3 or newer.
     :param access_log: one line for each connection; in ``runtime_dir`` if not given.
+    :param probed: somebody connects every few seconds to see whether nginx listens: that is not logged.
     :raises ConfigurationError: a value has no place in a configuration file.
     """
     # Single labels would include words that mean something in a map: include, default, hostnames, volatile.
@@ -184,7 +196,8 @@ def render_nginx(
         shutdown_seconds=int(shutdown_seconds),
         runtime_dir=runtime_dir,
         pid_file=PID_FILE,
-        access_log=access_log,
+        access=(_PROBED if probed else "")
+        + _ACCESS.format(access_log=access_log, condition=" if=$spoke" if probed else ""),
         resolver=_RESOLVER.format(address=_named(resolver)) if resolver else "",
         ports="".join(ports),
     )

@@ -63,6 +63,7 @@ def _configuration(plan: Plan) -> str:
         canary_percent=0 if plan.section.canary is None else plan.section.canary.weight,
         resolver=Address(plan.section.edge.resolver, 53),
         access_log=Path("/dev/stdout"),
+        probed=True,  # by kubelet
     )
 
 

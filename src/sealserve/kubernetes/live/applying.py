@@ -25,6 +25,8 @@ from sealserve.kubernetes.live.handover import MADE_NAMESPACE, claim_again, with
 from sealserve.kubernetes.live.kinds import (
     AUTOSCALER,
     DEPLOYMENT,
+    GATEWAY,
+    GATEWAY_CLASS,
     NAMESPACE,
     POD,
     REPLICA_SET,
@@ -81,6 +83,7 @@ def apply_objects(cluster: Cluster, objects: Sequence[Object], *, told: Told, fo
         live = _lasting_namespace(cluster, name, told)
         _require_kinds(cluster, others)
         _require_own_place(cluster, others, name=_instance(namespace), namespace=name)
+        _require_gateway_classes(cluster, others)
         others = [_scaled(cluster, thing, told=told, force=force) for thing in others]
         namespaces = _changeable_namespace(cluster, namespace, live, told=told, force=force)
         applied: list[Object] = []
@@ -185,6 +188,20 @@ def _require_own_place(cluster: Cluster, objects: Sequence[Object], *, name: str
             + "\n".join(f"  {each}" for each in taken),
             hint="Give the deployment another name, or a namespace of its own.",
         )
+
+
+def _require_gateway_classes(cluster: Cluster, objects: Sequence[Object]) -> None:
+    """A Gateway of a class that is not there would be taken by the API, and be waited for in vain."""
+    for name in (thing["spec"]["gatewayClassName"] for thing in objects if kind_of(thing) == GATEWAY):
+        with contextlib.suppress(ForbiddenError):
+            if cluster.get(GATEWAY_CLASS, name) is None:
+                there = ", ".join(each["metadata"]["name"] for each in cluster.list(GATEWAY_CLASS))
+                raise InputError(
+                    f"the cluster has no GatewayClass {name}: nothing was applied",
+                    hint=f"It has: {there}. kubernetes.edge.gateway_class names one."
+                    if there
+                    else "It has none: install a controller of the Gateway API, which brings one.",
+                )
 
 
 def _scaled(cluster: Cluster, thing: Object, *, told: Told, force: bool) -> Object:

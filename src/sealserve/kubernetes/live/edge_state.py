@@ -80,9 +80,9 @@ def _gateway(cluster: Cluster, plan: Plan) -> EdgeState:
         return EdgeState(False, f"Gateway {name}: {why}")
     routes = {each["metadata"]["name"]: each for each in cluster.list(TLS_ROUTE, namespace=plan.namespace)}
     for port in plan.ports:
-        route = routes.get(f"{plan.name}-{port}")
-        parents = [] if route is None else route.get("status", {}).get("parents", [])
-        reasons = [_unmet({"status": parent}, "Accepted", "ResolvedRefs") for parent in parents]
+        route = routes.get(f"{plan.name}-{port}", {})
+        parents = route.get("status", {}).get("parents", [])
+        reasons = [_unmet({**route, "status": parent}, "Accepted", "ResolvedRefs") for parent in parents]
         if None not in reasons:
             why = reasons[0] if reasons else "no controller has taken it yet"
             return EdgeState(False, f"TLSRoute {plan.name}-{port}: {why}")
@@ -102,9 +102,12 @@ def _transport_server(cluster: Cluster, plan: Plan) -> EdgeState:
 
 
 def _unmet(thing: Object, *wanted: str) -> str | None:
-    """Why a condition that is wanted is not met, if it is not."""
+    """Why a condition that is wanted is not met, if it is not. What was said of an earlier generation says nothing."""
+    generation = int(thing["metadata"].get("generation", 0))
     for kind in wanted:
         found = condition(thing, kind)
+        if int(found.get("observedGeneration", generation)) < generation:
+            return f"not {kind} (the controller has not seen its change yet)"
         if found.get("status") != "True":
             said = ": ".join(filter(None, (found.get("reason"), found.get("message"))))
             return f"not {kind} ({said or 'no controller has said anything yet'})"
