@@ -1,4 +1,4 @@
-"""``./run cluster``: a cluster for trying things by hand, until Ctrl-C."""
+"""`./run cluster`: a cluster for trying things by hand, until Ctrl-C."""
 
 from __future__ import annotations
 

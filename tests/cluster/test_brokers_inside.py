@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,28 +17,46 @@ from test_broker_postgresql import Server
 from cluster.cluster import Cluster
 from cluster.deployments import Owner, prepare
 from cluster.sealserve_image import sealserve_image
+from sealserve.local.certificates import ensure_authority, ensure_server_certificate
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-_NAME, _KEYS = "kept", "kept-keys"
+_NAME, _KEYS, _DATABASE = "kept", "kept-keys", "kept-database"
 
 
 @pytest.fixture
-def database(kubernetes_cluster: Cluster) -> Iterator[str]:
-    """URL of an empty database that pods and this machine reach."""
+def database(kubernetes_cluster: Cluster, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database that pods and this machine reach, certified by ``ca.crt``."""
     with tempfile.TemporaryDirectory(prefix="sealserve-pg-") as directory:
         Path(directory).chmod(0o755)
         server = Server(Path(directory), listen=kubernetes_cluster.addresses.host)
+        _certify(server, tmp_path)
         server.database("keys")
-        yield f"postgresql://broker@{kubernetes_cluster.addresses.host}:{server.port}/keys"
+        yield f"postgresql://broker@{kubernetes_cluster.addresses.host}:{server.port}/keys?sslmode=verify-ca"
         server.stop()
+
+
+def _certify(server: Server, directory: Path) -> None:
+    """Have the database speak TLS, with a certificate of ``ca.crt``."""
+    key, authority = directory / "ca.key", directory / "ca.crt"
+    ensure_authority(key, authority, name="keys", of="database")
+    made = [server.data / name for name in ("server.key", "server.crt")]
+    ensure_server_certificate(*made, authority_key=key, authority=authority, hosts=[server.listen])
+    for path in made:
+        shutil.chown(path, server.user or os.geteuid())
+    server.sql("ALTER SYSTEM SET ssl = on", "postgres")
+    server.stop()
+    server.start()
 
 
 @pytest.fixture
 def owner(kubernetes_cluster: Cluster, database: str, tmp_path: Path) -> Iterator[Owner]:
-    brokers = {"image": kubernetes_cluster.add_image(sealserve_image("broker")), "database": {"url": database}}
+    brokers = {
+        "image": kubernetes_cluster.add_image(sealserve_image("broker")),
+        "database": {"url": database, "secret": _DATABASE, "authority": "ca.crt"},
+    }
     changes = {
-        "broker": {"store": database},
+        "broker": {"store": f"{database}&sslrootcert={tmp_path / 'ca.crt'}"},
         "image": {"brokers": [f"{_NAME}-broker.{_KEYS}.svc:4433"]},
         "kubernetes": {"broker": None, "brokers": brokers},
     }
@@ -60,6 +80,7 @@ def test_replicas_get_keys_from_brokers_in_pods_and_while_these_are_replaced(own
     files = [f"--from-file={owner.layout.owner / name}" for name in ("master.key", "broker-key.pem", "broker.pem")]
     kubectl("--namespace", _KEYS, "create", "secret", "generic", f"{_NAME}-broker", *files)
     brokers, replicas = ("--namespace", _KEYS), ("--namespace", _NAME)
+    kubectl(*brokers, "create", "secret", "generic", _DATABASE, f"--from-file={owner.file.parent / 'ca.crt'}")
     status = ("rollout", "status", "--timeout=4m")
     kubectl(*brokers, *status, f"deployment/{_NAME}-broker", timeout=260)
     kubectl("apply", "--server-side", "--validate=strict", "--kustomize", _rendered(owner, "render"))

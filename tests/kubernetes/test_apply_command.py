@@ -17,9 +17,11 @@ from fake_api_server import FakeApiServer, ended, serving
 from kubernetes_cases import CANARY, NGINX, REPLICA
 from small_model import write_doubling_model
 
+from sealserve import __version__
 from sealserve.cli.kubernetes import k8s
 from sealserve.errors import SealserveError
 from sealserve.kubernetes.live import kinds
+from sealserve.kubernetes.live.api import Cluster
 from sealserve.local.owner import prepare_owner
 
 
@@ -114,6 +116,25 @@ def test_a_refused_replica_is_exit_code_4_and_scripts_get_the_reason(shell: _She
     assert told["replicas"][0]["reason"] == "the key broker refused: not-granted"
 
 
+def test_what_all_replicas_wait_for_is_explained_once(shell: _Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_ready(state: dict[str, Any]) -> dict[str, Any]:
+        container = {"name": "replica", "ready": False, "state": state}
+        return {"conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [container]}
+
+    no_image = {"waiting": {"reason": "ErrImagePull", "message": 'image "sealserve.local/photos:1": ' + "x" * 900}}
+    shell.server.pods = lambda _: not_ready(no_image)
+    told = shell.run("apply", "--timeout", "0").output
+    assert told.count("image-unavailable") == 2
+    assert told.count("load the archive") == 1
+    shell.run("delete", "--yes", "--now")
+    shell.server.pods = lambda _: not_ready({"running": {"startedAt": "2026-01-01T00:00:00Z"}})
+    log = '{"event": "waiting-for-broker", "reason": "no answer"}'
+    monkeypatch.setattr(Cluster, "logs", lambda *_, **__: log)
+    told = shell.run("apply", "--timeout", "0").output
+    assert told.count("waiting-for-broker") == 2
+    assert told.count("Is the key broker running?") == 1
+
+
 def test_a_measurement_that_the_policy_does_not_know_is_refused_before_anything_is_applied(
     shell: _Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +143,11 @@ def test_a_measurement_that_the_policy_does_not_know_is_refused_before_anything_
 
     monkeypatch.setattr(policy_check, "measure_simulated_enclave", lambda _: SimulatedEnclave(bytes(32), bytes(32)))
     result = shell.run("apply")
-    assert "sealserve prepare" in str(getattr(result.exception, "hint", None))
+    hint = str(getattr(result.exception, "hint", None))
+    assert hint.startswith(
+        f"That is what this sealserve ({__version__}) measures to. If the image was built by another"
+    )
+    assert hint.endswith(f"sealserve prepare -f {shell.file}")
     assert shell.code("apply") == 4
     assert shell.server.objects == {}
     assert shell.code("apply", "--skip-policy-check") == 0

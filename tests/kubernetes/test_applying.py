@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from fake_api_server import FakeApiServer, connected, status
 from live_case import Case
 
-from sealserve.errors import InputError
+from sealserve.errors import InputError, UnavailableError
 from sealserve.kubernetes.live import applying, kinds
 from sealserve.kubernetes.live.applying import Change, prune
 from sealserve.kubernetes.live.errors import ClusterRefusedError, ForbiddenError, MissingKindError, ObjectsRefusedError
@@ -214,6 +215,31 @@ def test_a_server_that_is_away_for_a_moment_is_waited_for(tmp_path: Path) -> Non
         case.apply()
     assert len(case.changes) == len(case.objects)
     assert len(waits) == 1
+
+
+def test_a_server_that_answered_before_is_waited_for_even_by_who_would_not_wait_for_the_first_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[str] = []
+
+    def refused(method: str, path: str, **options: Any) -> Any:
+        attempts.append(path)
+        if len(attempts) < 3:
+            raise urllib3.exceptions.NewConnectionError(None, "refused")  # type: ignore[arg-type]
+        return once(method, path, **options)
+
+    with connected(FakeApiServer(), tmp_path, patience=5, first_patience=0.0) as cluster:
+        once = cluster._once
+        monkeypatch.setattr(cluster, "_once", refused)
+        with pytest.raises(UnavailableError):
+            cluster.version()
+        assert len(attempts) == 1
+        monkeypatch.setattr(cluster, "_once", once)
+        cluster.version()
+        attempts.clear()
+        monkeypatch.setattr(cluster, "_once", refused)
+        assert cluster.version() == (1, 36)
+        assert len(attempts) == 3
 
 
 def test_a_volume_whose_claim_was_deleted_can_be_claimed_again(case: Case) -> None:

@@ -127,6 +127,21 @@ class _Stream:
         pass
 
 
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {"metadata": {}},
+        {"metadata": {"name": "p", "creationTimestamp": "tomorrow"}},
+        {"metadata": {"name": "p", "deletionTimestamp": "0001-01-01T00:00:00+23:00", "deletionGracePeriodSeconds": 30}},
+        {"metadata": {"name": "p"}, "spec": {"containers": [{}]}, "status": {"conditions": [{}, {"status": "True"}]}},
+        {"metadata": {"name": "p"}, "status": {"conditions": None, "containerStatuses": [{}]}},
+    ],
+)
+def test_a_pod_with_less_than_pods_have_is_a_replica_all_the_same(pod: dict[str, Any]) -> None:
+    found = replica_state(pod)
+    assert (found.state in {State.PENDING, State.LEAVING}, found.since) == (True, None)
+
+
 def test_a_pods_name_commands_no_terminal() -> None:
     pod = {"metadata": {"name": "\x1b]0;x\x07"}, "status": {"phase": "Failed", "message": "\x1b[2J"}}
     state = replica_state(pod)

@@ -203,6 +203,10 @@ def test_brokers_of_another_cluster_are_reached_from_anywhere(tmp_path: Path) ->
         (_changes(database={"url": "postgresql://b@db/keys", "password": "pgpass"}), "is needed with"),
         (_changes(database={"url": "postgresql://b@db/keys", "secret": "s"}), "needs password, authority or both"),
         (_changes(database=_DATABASE | {"password": "../x"}), "are keys of a Secret"),
+        (_changes(database={"url": "postgresql://b@db/keys"}), "with sslmode=prefer"),
+        (_changes(database={"url": "postgresql://b@db/keys?sslmode=require"}), "with sslmode=require"),
+        (_changes(database={"url": "postgresql://b@db/keys?sslmode=verify-full&sslmode=disable"}), "sslmode=disable"),
+        (_changes(database={"url": "postgresql://b@/keys?host=/run/postgresql,db.example"}), "with sslmode=prefer"),
         ({}, "no section kubernetes.brokers"),
     ],
 )
@@ -220,11 +224,15 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         render_key_brokers(write_deployment(tmp_path, _changes()), tmp_path / "b")
 
 
-def test_whose_the_keys_are_is_said_and_a_connection_without_verified_tls(tmp_path: Path) -> None:
-    database = {"url": "postgresql://broker@db.example/keys", "secret": "s", "password": "pgpass"}
-    warnings = _render(tmp_path, _changes(database=database)).warnings
-    assert "has the keys" in warnings[0]
-    assert "sslmode=prefer" in warnings[1]
+def test_a_unix_socket_needs_no_tls(tmp_path: Path) -> None:
+    url = "postgresql://broker@/keys?host=/run/postgresql"
+    warnings = _render(tmp_path, _changes(database={"url": url})).warnings
+    assert "the brokers' own pod" in warnings[1]
+
+
+def test_whose_the_keys_are_is_said(tmp_path: Path) -> None:
+    (warning,) = _render(tmp_path, _changes()).warnings
+    assert "has the keys" in warning
     result = CliRunner().invoke(
         cli, ["k8s", "render-brokers", "-f", str(tmp_path / "deployment.yaml"), "-o", str(tmp_path / "brokers")]
     )

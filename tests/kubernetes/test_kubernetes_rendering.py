@@ -17,6 +17,7 @@ from sealserve.cli.kubernetes import k8s
 from sealserve.deploy import load_deployment
 from sealserve.errors import ConfigurationError, InputError, ModelError
 from sealserve.kubernetes import render_kubernetes
+from sealserve.kubernetes.rendering import plan_deployment, warnings_about
 from sealserve.kubernetes.yaml_text import Comment, to_yaml, without_comments
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,6 +43,15 @@ def test_rendering_again_gives_the_same_bytes_within_a_second(tmp_path: Path) ->
     render_kubernetes(file, output, model_size=MODEL_SIZE)
     assert time.monotonic() - started < 1
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_image_volumes_are_warned_of_unless_the_cluster_is_known_to_have_them(tmp_path: Path) -> None:
+    plan = plan_deployment(write_deployment(tmp_path, CASES["gateway-sgx"]), model_size=MODEL_SIZE)
+
+    def warned(*version: tuple[int, int]) -> bool:
+        return any("needs Kubernetes 1.35" in warning for warning in warnings_about(plan, *version))
+
+    assert [warned(), warned((1, 34)), warned((1, 35)), warned((1, 36))] == [True, True, False, False]
 
 
 def test_files_that_are_not_rendered_any_more_go(tmp_path: Path) -> None:

@@ -202,17 +202,18 @@ def test_the_measurement_is_no_part_of_the_pods_so_that_it_rolls_nothing(sgx: Ca
 
 def test_an_annotation_that_somebody_else_wrote_is_no_measurement() -> None:
     assert Measurement.from_annotation(_NEW.to_annotation()) == _NEW
-    for text in (None, "", "x", "[]", "{}", '{"mrenclave": "x"}'):
+    for text in (None, "", "x", "[]", "{}", '{"mrenclave": "x"}', 100_000 * "["):
         assert Measurement.from_annotation(text) is None
 
 
 def test_the_brokers_own_words_are_found_by_the_decisions_number() -> None:
     class Audit:
         def latest(self, wanted: AuditFilter, *, limit: int) -> Page:
-            found = [{"detail": "MRENCLAVE is another"}] if wanted.decision == "0123456789abcdef" else []
-            return Page(found[:limit], None)
+            record = {"decision": "0123456789abcdef", "deployment": "photos", "detail": "MRENCLAVE is another"}
+            return Page([record][:limit] if wanted.admits(record) else [], None)
 
     said = "the key broker refused to release a key (not-granted, decision {})"
-    assert recorded_reason(Audit(), said.format("0123456789abcdef")) == "MRENCLAVE is another"
-    assert recorded_reason(Audit(), said.format("0000000000000000")) is None
-    assert recorded_reason(Audit(), "no number") is None
+    assert recorded_reason(Audit(), "photos", said.format("0123456789abcdef")) == "MRENCLAVE is another"
+    assert recorded_reason(Audit(), "photos", said.format("0000000000000000")) is None
+    assert recorded_reason(Audit(), "other", said.format("0123456789abcdef")) is None
+    assert recorded_reason(Audit(), "photos", "no number") is None

@@ -181,6 +181,53 @@ def test_events_say_what_a_pod_without_a_container_waits_for(
     assert (found.state, found.reason) == (state, reason)
 
 
+_PULL = (
+    'rpc error: code = NotFound desc = failed to pull and unpack image "r.example/photos:1": failed to resolve '
+    'reference "r.example/photos:1": '
+)
+
+
+@pytest.mark.parametrize(
+    ("why", "message", "told"),
+    [
+        (
+            "ErrImagePull",
+            _PULL + "r.example/photos:1: not\nfound",
+            "ErrImagePull: r.example/photos:1: not f",
+        ),
+        (
+            "ImagePullBackOff",
+            f'Back-off pulling image "r.example/photos:1": ErrImagePull: {_PULL}r.example/photos:1: not found',
+            "ErrImagePull: r.example/photos:1: not found",
+        ),
+        ("ImagePullBackOff", 'Back-off pulling image "x"', 'ImagePullBackOff: Back-off pulling image "x"'),
+        (
+            "ErrImagePull",
+            'failed to pull image "sealserve.local/photos-model:1@sha256:0": no such host',
+            "this node does not have the image sealserve.local/photos-model:1@sha256:0: load the archive (docs/kuber",
+        ),
+        ("InvalidImageName", "", "InvalidImageName"),
+    ],
+)
+def test_why_an_image_cannot_be_had_is_told_in_one_line(why: str, message: str, told: str) -> None:
+    reason = replica_state(_pod(container=_waiting(why, message))).reason
+    assert reason is not None
+    assert reason.startswith(told)
+    assert "\n" not in reason
+
+
+@pytest.mark.parametrize(
+    ("grace", "since"),
+    [(30, "2026-11-30T05:00:20+00:00"), (0, "2026-11-30T05:00:50+00:00"), (None, "2026-11-30T05:00:50+00:00")],
+)
+def test_a_replica_leaves_since_it_was_deleted_and_not_since_its_time_is_up(grace: int | None, since: str) -> None:
+    pod = _pod(deleted=LATER, container=RUNNING)
+    pod["metadata"]["deletionGracePeriodSeconds"] = grace
+    found = replica_state(pod)
+    assert found.since is not None
+    assert found.since.isoformat() == since
+
+
 def test_a_deployment_says_why_it_has_no_pods() -> None:
     message = 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'
     failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}

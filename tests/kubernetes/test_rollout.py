@@ -82,6 +82,18 @@ def test_what_was_refused_before_this_apply_is_begun_anew(case: Case) -> None:
     assert [line for line in case.server.log if line.startswith("DELETE")] == [f"DELETE Pod/{name}" for name in old]
 
 
+def test_a_pod_that_has_another_ones_name_by_now_is_left_alone(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted: list[dict[str, Any]] = []
+    case.server.pods = lambda _: _REFUSED
+    case.apply()
+    monkeypatch.setattr(case.cluster, "delete", lambda *_, **options: deleted.append(options))
+    with pytest.raises(RolloutTimeoutError):
+        _roll_out(case, timeout=0.1)
+    uids = {pod["metadata"]["uid"] for pod in case.server.find(kinds.POD)}
+    assert deleted
+    assert {each["uid"] for each in deleted} <= uids
+
+
 def test_an_image_that_cannot_be_had_ends_it_after_a_while(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rollout._PATIENCE, State.IMAGE_UNAVAILABLE, 0.05)
     case.server.pods = lambda _: _NO_IMAGE
@@ -103,6 +115,18 @@ def test_a_replica_without_a_node_is_waited_for_and_named_when_time_is_up(case: 
     case.server.pods = lambda number: serving() if number else _PENDING
     with pytest.raises(RolloutTimeoutError, match="unschedulable: no room"):
         _roll_out(case, timeout=0.05)
+
+
+def test_a_broker_that_is_away_when_time_is_up_is_told_with_the_way_to_start_it(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = {"name": "replica", "ready": False, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}
+    case.server.pods = lambda _: _NO_IMAGE | {"containerStatuses": [running]}
+    log = '{"event": "waiting-for-broker", "reason": "no answer"}'
+    monkeypatch.setattr(case.cluster, "logs", lambda *_, **__: log)
+    with pytest.raises(RolloutTimeoutError, match="waiting-for-broker: no answer") as caught:
+        _roll_out(case, timeout=0.05)
+    assert str(caught.value.hint).count("Is the key broker running? On its owner's machine: `sealserve broker run") == 1
 
 
 def test_another_apply_meanwhile_is_noticed(case: Case) -> None:

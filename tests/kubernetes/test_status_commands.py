@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import ApiServer
+from api_server import ApiServer, kubeconfig
 from click.testing import CliRunner, Result
 from kubernetes_cases import write_deployment
 
+from sealserve.cli import cluster_options
 from sealserve.cli.main import cli
 from sealserve.deploy import load_deployment
 from sealserve.errors import ConfigurationError, InputError, UnavailableError
@@ -133,6 +136,43 @@ def test_status_says_in_the_brokers_words_why_a_replica_does_not_serve(server: A
     assert "\x1b" not in result.output
 
 
+def test_of_a_broker_that_is_away_status_says_once_how_it_is_started(server: ApiServer, tmp_path: Path) -> None:
+    server.objects[PODS] = [_pod(1, ready=False), _pod(2, ready=False)]
+    for number in (1, 2):
+        _log(server, number, json.dumps({"event": "waiting-for-broker", "reason": "no answer"}))
+    told = _run(server, tmp_path, "status").output
+    assert told.count("Is the key broker running? On its owner's machine: `sealserve broker run -f ") == 1
+    assert "owner/broker.yaml`" in told
+
+
+def test_an_image_that_is_nowhere_is_explained_once(server: ApiServer, tmp_path: Path) -> None:
+    pods = [_pod(1, ready=False), _pod(2, ready=False)]
+    for pod, why in zip(pods, ("ErrImagePull", "ImagePullBackOff"), strict=True):
+        waiting = {"reason": why, "message": 'Back-off pulling image "sealserve.local/photos:1@sha256:1": ' + "x" * 900}
+        pod["status"]["containerStatuses"][0]["state"] = {"waiting": waiting}
+    server.objects[PODS] = pods
+    told = _run(server, tmp_path, "status").output
+    assert told.count("load the archive (docs/kubernetes-quickstart.md)") == 1
+    assert told.count("the same") == 1
+
+
+def test_a_server_that_was_never_there_is_not_waited_for_by_commands_that_only_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_options, "_FIRST_PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    file = write_deployment(tmp_path, CHANGES)
+    config = kubeconfig(tmp_path, f"http://127.0.0.1:{port}")
+    for command in ("status", "logs"):
+        started = time.monotonic()
+        result = CliRunner().invoke(
+            cli, ["k8s", command, "-f", str(file), "--kubeconfig", str(config)], standalone_mode=False
+        )
+        assert isinstance(result.exception, UnavailableError)
+        assert time.monotonic() - started < 5
+
+
 @pytest.mark.parametrize("columns", ["30", "60", "100"])
 def test_status_fits_the_terminal(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str
@@ -141,7 +181,8 @@ def test_status_fits_the_terminal(
     server.objects[PODS] = [_pod(1), _pod(2, ready=False)]
     _log(server, 2, json.dumps({"event": "waiting-for-broker", "reason": "no key broker answered " * 5}))
     lines = _run(server, tmp_path, "status").output.splitlines()
-    table = lines[lines.index("") : len(lines) - 4]
+    begin = lines.index("") + 1
+    table = lines[begin : lines.index("", begin)]
     assert max(map(len, table)) <= max(int(columns), len("photos-replica-1") + 2)
     assert sum(line.count("answered") for line in lines) == 5
 

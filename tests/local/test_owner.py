@@ -15,7 +15,9 @@ from sealserve.broker.store import GrantDocument
 from sealserve.cli.main import main
 from sealserve.configuration import load_yaml
 from sealserve.errors import ConfigurationError, ModelError
+from sealserve.evidence import SimulatedEnclave
 from sealserve.evidence.policy import PolicyDocument
+from sealserve.local import prepare
 from sealserve.local.layout import Layout
 from sealserve.local.owner import prepare_owner
 
@@ -107,6 +109,24 @@ def test_simulated_replicas_elsewhere_need_no_policy_of_the_owners(directory: Pa
     prepared = prepare_owner(write(directory, tee="simulated"))
     assert prepared.complete
     assert [grant.deployment for grant in granted(prepared.layout)] == ["mine"]
+
+
+def test_replicas_that_lose_their_grant_by_a_new_measurement_are_warned_of(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(directory, tee="simulated")
+    assert prepare_owner(file).replaced is None
+    first = load_yaml(prepare_owner(file).layout.replica_policy, PolicyDocument).enclaves[0].mrenclave
+    assert first is not None
+    newer = SimulatedEnclave(bytes(32), bytes(32))
+    monkeypatch.setattr(prepare, "measure_simulated_enclave", lambda _: newer)
+    with pytest.raises(SystemExit):
+        main(["prepare", "-f", str(file), "--json"])
+    out, err = capsys.readouterr()
+    assert f"accepts MRENCLAVE {newer.mrenclave.hex()} now, in the place of {first.hex()}" in " ".join(err.split())
+    assert "lose their grant at their next question" in " ".join(err.split())
+    assert json.loads(out)["replaced_measurement"] == first.hex()
+    assert prepare_owner(file).replaced is None
 
 
 def test_a_policy_for_another_tee_is_refused_and_nothing_is_granted(directory: Path) -> None:

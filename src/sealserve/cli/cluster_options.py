@@ -47,11 +47,15 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def connect(kubeconfig: Path | None, context: str | None) -> Cluster:
+_FIRST_PATIENCE = 5.0
+
+
+def connect(kubeconfig: Path | None, context: str | None, *, reading: bool = False) -> Cluster:
     """A connection to that cluster; when its API server has to be waited for, that is said on standard error.
 
     Nothing is sent yet.
 
+    :param reading: whether the command only reads, and its user would rather know soon that there is no such server.
     :raises KubeconfigError: there is no kubeconfig, no such context in it, or its credentials cannot be had.
     """
     import urllib3
@@ -59,9 +63,10 @@ def connect(kubeconfig: Path | None, context: str | None) -> Cluster:
     from sealserve.kubernetes.live.api import Cluster
 
     def on_wait(reason: str) -> None:
-        say("note", "cyan", f"waiting up to a minute for the API server: {reason}")
+        say("note", "cyan", f"waiting for the API server, at most a minute: {reason}")
 
-    cluster = Cluster.connect(kubeconfig, context, on_wait=on_wait)
+    patience = {"first_patience": _FIRST_PATIENCE} if reading else {}
+    cluster = Cluster.connect(kubeconfig, context, on_wait=on_wait, **patience)
     if not cluster.verified:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # said once here, not for each request
         say(

@@ -28,9 +28,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
-@click.group(short_help="Build, sign, judge and measure images for SGX.")
+@click.group(short_help="Render, build, sign, judge and measure images.")
 def image() -> None:
-    """Images of replicas for SGX enclaves: make them, judge them, and know what they measure to."""
+    """Images of replicas and key brokers: make them, judge them, and know what enclaves in them measure to."""
 
 
 for _command in (render, build, sign, run, push, save, model, pin):

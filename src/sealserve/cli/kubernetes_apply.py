@@ -116,6 +116,7 @@ def apply(
     That a replica is attested is what its cluster says here: `sealserve verify` checks the evidence itself.
     """
     from sealserve.kubernetes.live.applying import apply_objects, prune
+    from sealserve.kubernetes.live.errors import ClusterRefusedError
     from sealserve.kubernetes.live.policy_check import annotated, judge, measure_replicas
     from sealserve.kubernetes.live.rollout import Rollout
     from sealserve.kubernetes.rendering import warnings_about
@@ -126,11 +127,14 @@ def apply(
     about: dict[str, Any] = {"changes": account.changes, "warnings": account.warnings, "replicas": replicas}
     with interrupted_by_termination(), final_event(enabled=as_json, **about):
         plan, objects = _objects(file, model_size=model_size, tls=tls)
-        for warning in warnings_about(plan):
-            account.warning(warning)
         measurements = measure_replicas(plan, signature, canary_signature)
         objects = annotated(objects, measurements)
         with connect(kubeconfig, context) as cluster:
+            version = (0, 0)
+            with contextlib.suppress(ClusterRefusedError):
+                version = cluster.version()
+            for warning in warnings_about(plan, version):
+                account.warning(warning)
             verdict = None
             server = server_of(broker_server, broker_ca, broker_token_file)
             if not skip_policy_check:
@@ -197,7 +201,7 @@ def diff(
 
     plan, objects = _objects(file, model_size=model_size, tls=tls)
     objects = annotated(objects, measure_replicas(plan, signature, canary_signature))
-    with connect(kubeconfig, context) as cluster:
+    with connect(kubeconfig, context, reading=True) as cluster:
         found, judged = differences(cluster, objects, name=plan.name, force=force_conflicts)
     if as_json:
         click.echo(json.dumps({"differences": [vars(each) for each in found], "judged_by_server": judged}))

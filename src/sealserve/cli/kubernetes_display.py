@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ _LEAST_FOR_REASON = 24
 
 def status_lines(status: Status, plan: Plan, *, server: str) -> Iterator[str]:
     """The whole status, as wide as the terminal is; a pipe gets whole lines."""
+    from sealserve.kubernetes.live.advice import broker_advice
+
     width = terminal_width()
     deployment = plan.deployment
     yield f"{plan.name} in the namespace {plan.namespace} of {server}"
@@ -41,6 +43,9 @@ def status_lines(status: Status, plan: Plan, *, server: str) -> Iterator[str]:
     yield ""
     yield from replica_table(status, width)
     yield ""
+    if (advice := broker_advice(plan, status.replicas)) is not None:
+        yield from _folded(printable(advice), width, indent=0)
+        yield ""
     if status.edge is not None:
         doors = "; ".join(f"{name} {', '.join(addresses)}" for name, addresses in status.edge.doors.items())
         state = "ready" if status.edge.ready else "not ready"
@@ -66,7 +71,10 @@ def replica_table(status: Status, width: int | None) -> Iterator[str]:
         *("RESTARTS", "SINCE"),
     )
     rows = [heads, *(_row(each, status, with_track=with_track, with_model=with_model) for each in status.replicas)]
-    reasons = [printable(each.reason or "") for each in status.replicas]
+    reasons = [
+        "the same" if is_told_before(each, status.replicas) else printable(each.reason or "")
+        for each in status.replicas
+    ]
     reasons = ["REASON" if any(reasons) else "", *reasons]
     columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
     used = sum(columns) + 2 * len(columns)
@@ -95,11 +103,21 @@ def track_of(replica: ReplicaState) -> str:
     return "canary" if replica.canary else "stable"
 
 
-def replica_line(each: ReplicaState, *, note: str = "") -> str:
-    """A replica in one line. :param note: what else there is to say of its state."""
+def is_told_before(replica: ReplicaState, replicas: Iterable[ReplicaState]) -> bool:
+    """Whether one of the replicas before this one has no image either, for the same reason, which is long."""
+    for each in replicas:
+        if each is replica:
+            return False
+        if each.state == replica.state == "image-unavailable" and each.reason == replica.reason:
+            return True
+    return False
+
+
+def replica_line(each: ReplicaState, *, note: str = "", told: bool = False) -> str:
+    """A replica in one line. :param note: what else there is to say of its state. :param told: without its reason."""
     state = "attested, serving" if each.state == "serving" else str(each.state)
     canary = "canary, " if each.canary else ""
-    reason = f": {each.reason}" if each.reason else ""
+    reason = f": {each.reason}" if each.reason and not told else ""
     return printable(f"{each.pod}  {canary}{state}{note}{reason}")
 
 

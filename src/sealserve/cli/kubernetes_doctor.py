@@ -43,7 +43,7 @@ def doctor(
             say("note", "cyan", text)
 
     plan = plan_deployment(file, model_size=model_size)
-    with connect(kubeconfig, context) as cluster:
+    with connect(kubeconfig, context, reading=True) as cluster:
         report = examine_cluster(cluster, plan, probe=probe, on_progress=on_progress)
     if as_json:
         click.echo(json.dumps(report.as_dict()))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sealserve import __version__
 from sealserve.errors import SealserveError
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ def _store(plan: Plan) -> Path:
 
 
 def permitting(plan: Plan, server: Server | None, *, file: Path, signatures: Sequence[Path]) -> str:
-    """Commands after which the broker's policy accepts the replicas."""
+    """What to do so that the broker's policy accepts the replicas.
+
+    Simulated replicas measure to what the sealserve in their image does, which may be another than this one: to accept
+    this one's measurement would shut out those that run.
+    """
     option = "" if file == Path("deployment.yaml") else f" -f {shlex.quote(str(file))}"
     policy = str(plan.deployment.state / "owner" / "replica-policy.yaml") if server is None else "POLICY.yaml"
     commands = []
@@ -58,7 +63,13 @@ def permitting(plan: Plan, server: Server | None, *, file: Path, signatures: Seq
         commands.append(f"sealserve prepare{option}")
     else:
         commands.append(f"sealserve broker policy put POLICY {policy} --server {shlex.quote(server.url)}")
-    return "To let them in:\n" + "\n".join(f"  {command}" for command in commands)
+    way = "To let them in:"
+    if plan.deployment.tee == "simulated":
+        way = (
+            f"That is what this sealserve ({__version__}) measures to. If the image was built by another version, use "
+            "that version here; or render, build and push the image again, and then:"
+        )
+    return "\n".join([way, *(f"  {command}" for command in commands)])
 
 
 @contextlib.contextmanager
@@ -73,7 +84,7 @@ def explained_refusal(plan: Plan, server: Server | None) -> Iterator[None]:
     except ReplicasRefusedError as error:
         why = None
         with contextlib.suppress(SealserveError), audit_log(Target(_store(plan), server)) as audit:
-            why = recorded_reason(audit, error.message)
+            why = recorded_reason(audit, plan.name, error.message)
         if why is None:
             raise
         raise ReplicasRefusedError(f"{error.message}. {why}", hint=error.hint) from error

@@ -55,7 +55,7 @@ def status(
     from sealserve.kubernetes.live.status import StatusReader
 
     plan = _plan(file)
-    with connect(kubeconfig, context) as cluster:
+    with connect(kubeconfig, context, reading=True) as cluster:
         reader, until = StatusReader(cluster, plan), time.monotonic() + (wait or 0)
         shown: object = None
         while True:
@@ -123,7 +123,7 @@ def logs(
     if pod is not None and everything:
         raise click.UsageError("Give POD or --all, not both.")
     plan = _plan(file)
-    with connect(kubeconfig, context) as cluster:
+    with connect(kubeconfig, context, reading=True) as cluster:
         source = PodLogs(cluster, plan, pod=pod, all_components=everything, tail=tail, since=since)
         for line in source.follow() if follow else source.read(previous=previous):
             _print(line, alone=pod is not None)

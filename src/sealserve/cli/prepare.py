@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sealserve.cli.deployment_option import deployment_option
+from sealserve.cli.failures import say
 from sealserve.cli.progress import progress_bar
 from sealserve.logs import printable
 
@@ -32,12 +33,21 @@ def prepare(file: Path, *, as_json: bool) -> None:
     with progress_bar("  sealing the model") as progress:
         prepared = prepare_owner(file, progress=progress)
     layout, model = prepared.layout, prepared.model
+    if prepared.replaced is not None:
+        before, after = prepared.replaced
+        say(
+            "warning",
+            "yellow",
+            f"the replicas' policy accepts MRENCLAVE {after} now, in the place of {before}: replicas that run with the "
+            "old one lose their grant at their next question",
+        )
     if as_json:
         told = {
             "deployment": prepared.deployment.name,
             "tee": prepared.deployment.tee,
             "complete": prepared.complete,
             "model": {"version": model.version, "digest": model.digest.hex(), "newly_sealed": model.newly_sealed},
+            "replaced_measurement": None if prepared.replaced is None else prepared.replaced[0],
             "sealed": str(layout.sealed_model),
             "broker_ca": str(layout.authority),
             "replica_policy": str(layout.replica_policy),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sealserve.cli.failures import say
-from sealserve.cli.kubernetes_display import replica_line
+from sealserve.cli.kubernetes_display import is_told_before, replica_line
 from sealserve.logs import printable
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Account:
 def rollout_line(each: ReplicaState, snapshot: Snapshot) -> str:
     """A replica in one line, and whether it is as it was before the rollout."""
     old = each.state == "serving" and snapshot.templates and not snapshot.is_current(each)
-    return replica_line(each, note=", as it was before" if old else "")
+    return replica_line(each, note=", as it was before" if old else "", told=is_told_before(each, snapshot.replicas))
 
 
 @contextlib.contextmanager
@@ -75,12 +75,14 @@ class _ByLine:
     def show(self, snapshot: Snapshot) -> None:
         now = {each.pod: rollout_line(each, snapshot) for each in snapshot.replicas}
         now["edge"] = "edge  ready" if snapshot.edge.ready else f"edge  {printable(snapshot.edge.reason or '')}"
+        if snapshot.advice is not None:
+            now["advice"] = printable(snapshot.advice)
         for key, line in now.items():
             if self._told.get(key) != line:
                 click.echo(line)
-        for key in self._told.keys() - now.keys():
+        for key in self._told.keys() - now.keys() - {"advice"}:
             click.echo(printable(f"{key}  gone"))
-        self._told = now
+        self._told = {key: line for key, line in self._told.items() if key == "advice"} | now
 
 
 @contextlib.contextmanager
@@ -102,6 +104,8 @@ def _live() -> Iterator[Callable[[Snapshot], None]]:
         if more := len(snapshot.replicas) - len(shown):
             text.append(f"  and {more} more\n")
         text.append(f"  edge  {'ready' if snapshot.edge.ready else printable(snapshot.edge.reason or '')}")
+        if snapshot.advice is not None:
+            text.append(f"\n  {printable(snapshot.advice)}")
         return text
 
     with Live(console=console, auto_refresh=False, transient=True) as live:

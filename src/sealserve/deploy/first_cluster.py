@@ -9,6 +9,9 @@ from sealserve.addresses import Address, parse_address
 from sealserve.deploy.image_section import UNKNOWN_DIGEST
 from sealserve.errors import InputError
 
+NO_REGISTRY = "sealserve.local"
+"""Where images are that no registry has: nodes get them as archives."""
+
 _PORT = 4433
 _NOWHERE = "192.0.2.1"  # for documentation (RFC 5737): a route to it is the way out of this machine
 
@@ -22,7 +25,7 @@ def cluster_values(name: str, *, image: str | None = None, broker: str | None = 
     :raises InputError: there is none.
     """
     address = _address(broker)
-    repository, colon, tag = (image or f"sealserve.local/{name}:1").rpartition(":")
+    repository, colon, tag = (image or f"{NO_REGISTRY}/{name}:1").rpartition(":")
     if not colon or "/" in tag:
         repository, tag = image or name, "1"
     return {

@@ -7,7 +7,7 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from sealserve import __version__
 from sealserve.addresses import Address
@@ -26,6 +26,7 @@ from sealserve.kubernetes.key_brokers import (
     database_address,
     key_broker_objects,
     key_broker_policy,
+    require_verified_tls,
     secret_name,
 )
 from sealserve.kubernetes.monitoring import broker_metrics_secret, broker_monitor_objects
@@ -56,6 +57,7 @@ def render_key_brokers(deployment_file: Path, output: Path) -> Rendered:
         raise ConfigurationError(
             "the deployment has no section kubernetes.brokers", hint="docs/kubernetes-brokers.md has one to begin with."
         )
+    require_verified_tls(brokers)
     require_replaceable(output, lambda: written_earlier(output))
     replicas = Plan(deployment, section, (), memory=_MEMORY, cpu=_CPU, enclave=None, broker_ca=None)
     plan = replace(replicas, section=section.model_copy(update={"namespace": replicas.keys_namespace}))
@@ -131,12 +133,6 @@ def _warnings(section: KubernetesSection, brokers: KeyBrokersSection) -> list[st
     address = database_address(brokers)
     if is_here(address) or address.host.startswith("/"):
         warnings.append(f"kubernetes.brokers.database: {address} is the brokers' own pod")
-    mode = parse_qs(urlsplit(brokers.database.url).query).get("sslmode", ["prefer"])[0]
-    if mode not in ("verify-full", "verify-ca"):
-        warnings.append(
-            f"kubernetes.brokers.database: with sslmode={mode} whoever is between brokers and database can read its "
-            "password and cut off the audit log; set sslmode=verify-full"
-        )
     monitoring = section.monitoring
     if monitoring is not None and brokers.admin_namespace != monitoring.namespace:
         warnings.append(

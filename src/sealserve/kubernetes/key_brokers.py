@@ -18,6 +18,7 @@ import yaml
 from sealserve.addresses import Address
 from sealserve.deploy.images.dockerfile import BROKER_PORT
 from sealserve.deploy.kubernetes_section import KeyBrokersSection
+from sealserve.errors import ConfigurationError
 from sealserve.kubernetes.network import DNS, allow_to
 from sealserve.kubernetes.plan import COMPONENT_LABEL, Plan
 from sealserve.kubernetes.pods import (
@@ -108,6 +109,28 @@ def database_address(brokers: KeyBrokersSection) -> Address:
     url = urlsplit(brokers.database.url)
     host = url.hostname or parse_qs(url.query).get("host", ["localhost"])[0]
     return Address(host, url.port or _POSTGRESQL_PORT)
+
+
+def require_verified_tls(brokers: KeyBrokersSection) -> None:
+    """Have brokers find out who answers as the database: libpq's own default, ``prefer``, takes anybody, without TLS
+    too.
+
+    :raises ConfigurationError: they would not, and the database is not at a Unix socket of theirs.
+    """
+    url = urlsplit(brokers.database.url)
+    parameters = parse_qs(url.query, keep_blank_values=True)
+    # Hosts may be several, with commas between them, and what is given twice may count either time.
+    given = [url.hostname or "", *parameters.get("host", []), *parameters.get("hostaddr", [])]
+    hosts = [host for each in given if each for host in each.split(",")]
+    if hosts and all(host.startswith("/") for host in hosts):
+        return
+    modes = parameters.get("sslmode", ["prefer"])
+    if not {"verify-full", "verify-ca"}.issuperset(modes):
+        raise ConfigurationError(
+            f"kubernetes.brokers.database: with sslmode={modes[-1]} whoever is between brokers and database can read "
+            "its password, and change what the store and the audit log say",
+            hint="Write sslmode=verify-full into the URL; `authority` names who certified the database.",
+        )
 
 
 def _deployment(plan: Plan, brokers: KeyBrokersSection, collateral: Collateral, *, digest: str) -> Object:

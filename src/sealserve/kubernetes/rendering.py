@@ -36,6 +36,7 @@ KUSTOMIZATION: Final = "kustomization.yaml"
 RENDERED: Final = "Rendered by sealserve"
 """How files begin, after the sign of a comment."""
 
+_IMAGE_VOLUMES = (1, 35)
 _MIB = 1 << 20
 _OUTSIDE_OF_ENCLAVE = "1Gi"  # Gramine's own part of the process, and files on their way in
 
@@ -181,8 +182,8 @@ def written_earlier(output: Path) -> set[str]:
         return set()
 
 
-def warnings_about(plan: Plan) -> list[str]:
-    """What should be known before the objects are applied."""
+def warnings_about(plan: Plan, version: tuple[int, int] = (0, 0)) -> list[str]:
+    """What should be known before the objects are applied. :param version: of the cluster, if it is known."""
     warnings = []
     if plan.deployment.tee == "simulated":
         warnings.append("SIMULATED: these replicas protect nothing from the cluster that they run in.")
@@ -191,7 +192,7 @@ def warnings_about(plan: Plan) -> list[str]:
             f"broker.listen: {listen} is for this machine alone: no pod reaches a key broker that `sealserve prepare` "
             "sets up for it"
         )
-    if plan.section.sealed_model.image is not None:
+    if plan.section.sealed_model.image is not None and version < _IMAGE_VOLUMES:
         warnings.append(
             "the sealed model comes as an image volume, which needs Kubernetes 1.35, or 1.33 with the feature gate "
             "ImageVolume"

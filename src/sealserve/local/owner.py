@@ -12,7 +12,7 @@ from pathlib import Path
 from sealserve.configuration import load_yaml
 from sealserve.deploy import Deployment, load_deployment
 from sealserve.deploy.images.sizing import ASSUMED_THREADS
-from sealserve.errors import ConfigurationError
+from sealserve.errors import ConfigurationError, SealserveError
 from sealserve.evidence.policy import PolicyDocument
 from sealserve.files import write_atomically
 from sealserve.local.broker_store import PreparedModel, fill_store, write_broker_configuration
@@ -34,12 +34,15 @@ class PreparedOwner:
     """What there is now.
 
     :ivar complete: whether the broker knows which replicas get the key. If not, the policy has yet to be made.
+    :ivar replaced: MRENCLAVE, in hexadecimal, that the policy accepted before, and the one that it accepts now in its
+        place; None if nothing was replaced. Of simulated replicas alone: other policies are the owner's own.
     """
 
     deployment: Deployment
     layout: Layout
     model: PreparedModel
     complete: bool
+    replaced: tuple[str, str] | None = None
 
 
 def prepare_owner(file: Path, *, progress: Progress | None = None) -> PreparedOwner:
@@ -58,18 +61,23 @@ def prepare_owner(file: Path, *, progress: Progress | None = None) -> PreparedOw
         try:
             layout.make()
             policy = _policy(deployment, layout)
+            replaced: tuple[str, str] | None = None
             brokers = [deployment.broker.listen, *(deployment.image.brokers or ())]
             prepare_keys(deployment, layout, brokers=brokers)
             model = prepare_model(deployment, layout, progress=progress)
             if deployment.tee == "simulated":
                 prepare_platform(layout)
-                prepare_policies(deployment, layout, model, broker=deployment.broker.listen)
+                before = _accepted(layout)
+                after = prepare_policies(deployment, layout, model, broker=deployment.broker.listen).mrenclave.hex()
+                replaced = None if before is None or before == after else (before, after)
             elif policy is not None:
                 _let_in(deployment, layout, model, policy)
         except BaseException:
             claimed.discard()
             raise
-    return PreparedOwner(deployment, layout, model, complete=deployment.tee == "simulated" or policy is not None)
+    return PreparedOwner(
+        deployment, layout, model, complete=deployment.tee == "simulated" or policy is not None, replaced=replaced
+    )
 
 
 def _policy(deployment: Deployment, layout: Layout) -> PolicyDocument | None:
@@ -84,6 +92,15 @@ def _policy(deployment: Deployment, layout: Layout) -> PolicyDocument | None:
             hint="Move it away, or give this deployment a `state` directory of its own.",
         )
     return policy
+
+
+def _accepted(layout: Layout) -> str | None:
+    """The measurement of simulated replicas that an earlier run put into their policy."""
+    try:
+        (entry,) = load_yaml(layout.replica_policy, PolicyDocument).enclaves
+    except (SealserveError, ValueError):  # there is none, or none of ours
+        return None
+    return None if entry.mrenclave is None else entry.mrenclave.hex()
 
 
 def _let_in(deployment: Deployment, layout: Layout, model: PreparedModel, policy: PolicyDocument) -> None:

@@ -46,15 +46,22 @@ class Cluster:
     """A connection to a cluster's API server. Threads may share it.
 
     :param client: of the official library, with credentials.
-    :param patience: seconds for which a server that is away is waited for.
+    :param patience: seconds for which a server that is away is waited for; and :param first_patience: if it was never
+        there, and its name is not known or its port closed, which is more often a mistake.
     :param on_wait: called once for each wait, with the reason.
     """
 
     def __init__(
-        self, client: ApiClient, *, patience: float = _PATIENCE, on_wait: Callable[[str], None] = _ignore
+        self,
+        client: ApiClient,
+        *,
+        patience: float = _PATIENCE,
+        first_patience: float = _PATIENCE,
+        on_wait: Callable[[str], None] = _ignore,
     ) -> None:
         self._client = client
-        self._patience = patience
+        self._patience, self._first_patience = patience, first_patience
+        self._answered = False
         self._on_wait = on_wait
         self.requests = 0
         """How many requests were sent."""
@@ -66,6 +73,7 @@ class Cluster:
         context: str | None = None,
         *,
         patience: float = _PATIENCE,
+        first_patience: float = _PATIENCE,
         on_wait: Callable[[str], None] = _ignore,
     ) -> Self:
         """Read the kubeconfig (``KUBECONFIG``, ``~/.kube/config``, or a pod's account), and send nothing yet.
@@ -74,7 +82,7 @@ class Cluster:
         """
         configuration = Configuration()
         load(configuration, kubeconfig, context)
-        return cls(ApiClient(configuration), patience=patience, on_wait=on_wait)
+        return cls(ApiClient(configuration), patience=patience, first_patience=first_patience, on_wait=on_wait)
 
     @property
     def server(self) -> str:
@@ -153,18 +161,9 @@ class Cluster:
         self, kind: Kind, name: str, change: Any, *, namespace: str | None = None, subresource: str | None = None
     ) -> Object:
         """A JSON merge patch. :raises ClusterRefusedError: the server refuses it, or there is no such object."""
-        return cast(
-            "Object",
-            self._json(
-                "PATCH",
-                kind.path(namespace, name, subresource),
-                query={"fieldManager": FIELD_MANAGER},
-                body=change,
-                content="application/merge-patch+json",
-                kind=kind,
-                of=f"{kind} {name}",
-            ),
-        )
+        path, query, of = kind.path(namespace, name, subresource), {"fieldManager": FIELD_MANAGER}, f"{kind} {name}"
+        content = "application/merge-patch+json"
+        return cast("Object", self._json("PATCH", path, query=query, body=change, content=content, kind=kind, of=of))
 
     def delete(
         self,
@@ -304,25 +303,22 @@ class Cluster:
     ) -> urllib3.BaseHTTPResponse:
         """:param endless: the answer is a stream, and silence is none of its faults."""
         what = of or path
-        until = time.monotonic() + (0 if quick else self._patience)
+        started = time.monotonic()
+        until = started + (0 if quick else self._patience)
         timeout = (_TIMEOUT[0], None if endless else _QUICK if quick else _TIMEOUT[1])
         pause, waiting = _FIRST_PAUSE, False
         while True:
             try:
-                response = self._once(
-                    method,
-                    path,
-                    query=query,
-                    body=body,
-                    content=content,
-                    timeout=timeout,
-                )
+                response = self._once(method, path, query=query, body=body, content=content, timeout=timeout)
             except (urllib3.exceptions.HTTPError, OSError) as error:
+                if not self._answered and isinstance(error, urllib3.exceptions.NewConnectionError):
+                    until = min(until, started + self._first_patience)
                 trouble = f"the cluster at {self.server} cannot be reached ({cause_of(error)})"
                 fatal = isinstance(error, urllib3.exceptions.MaxRetryError) and isinstance(
                     error.reason, urllib3.exceptions.SSLError
                 )
             else:
+                self._answered = True
                 if response.status < 300:  # to where it redirects, if it does, nobody goes with these credentials
                     return response
                 refusal = refusal_of(response, what, kind)

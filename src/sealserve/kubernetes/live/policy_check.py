@@ -59,7 +59,7 @@ class Measurement:
             return cls(
                 str(value["mrenclave"]), str(value["mrsigner"]), int(value["isv_prod_id"]), int(value["isv_svn"])
             )
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def accepted_by(self, entry: EnclaveReference) -> bool:
@@ -250,15 +250,16 @@ def check_policy(
     return [*warnings, gap]
 
 
-def recorded_reason(audit: Audit, said: str) -> str | None:
+def recorded_reason(audit: Audit, deployment: str, said: str) -> str | None:
     """Why the broker refused a replica, in the words of its audit log: replicas are told the decision's number alone.
 
+    :param deployment: its name. What the log has of others is none of this one's matters, whatever number is said.
     :param said: what the replica said of it.
     """
     number = _DECISION.search(said)
     if number is None:
         return None
-    records = audit.latest(AuditFilter(decision=number[1]), limit=1).records
+    records = audit.latest(AuditFilter(decision=number[1], deployment=deployment), limit=1).records
     return str(records[-1].get("detail") or records[-1].get("reason")) if records else None
 
 

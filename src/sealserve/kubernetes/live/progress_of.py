@@ -39,5 +39,5 @@ def is_observed(deployment: Object) -> bool:
 
 def condition(thing: Object, kind: str) -> Object:
     """A condition of a Deployment or a pod; empty if it has none of this kind."""
-    found: list[Object] = thing.get("status", {}).get("conditions", [])
-    return next((each for each in found if each["type"] == kind), {})
+    found: list[Object] = thing.get("status", {}).get("conditions") or []
+    return next((each for each in found if each.get("type") == kind), {})

@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from sealserve.errors import UnavailableError
 from sealserve.kubernetes.live.api import Cluster
 from sealserve.kubernetes.live.errors import ClusterRefusedError, ForbiddenError
+from sealserve.kubernetes.live.image_trouble import image_trouble
 from sealserve.kubernetes.live.kinds import EVENT, POD
 from sealserve.kubernetes.live.progress_of import condition
 from sealserve.kubernetes.live.said import Said, last_said
@@ -55,6 +56,7 @@ class ReplicaState:
     """
 
     pod: str
+    uid: str | None
     node: str | None
     state: State
     reason: str | None
@@ -85,7 +87,7 @@ class Reporter:
         """Of all replicas, or of these pods, in the order of their names."""
         if pods is None:
             pods = self._cluster.list(POD, namespace=self._plan.namespace, labels=self._plan.every_replica)
-        pods = sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
+        pods = sorted(pods, key=lambda pod: str(pod["metadata"].get("name")))
         self._ask_for_logs(pods)
         return [self._state(pod) for pod in pods]
 
@@ -107,7 +109,7 @@ class Reporter:
         now, lost = time.monotonic(), set()
         due = [pod for pod in silent if now - asked[_run_of(pod)][0] >= _ASK_AGAIN_SECONDS]
         for pod in sorted(due, key=lambda pod: (asked[_run_of(pod)][0], _unready_since(pod)))[:_MOST_ASKED]:
-            node = pod["spec"].get("nodeName")
+            node = pod.get("spec", {}).get("nodeName")
             if not self._may_read_logs or node in lost:
                 continue
             text = None
@@ -124,7 +126,7 @@ class Reporter:
     def _log(self, pod: Object) -> str:
         metadata = pod["metadata"]
         return self._cluster.logs(
-            metadata["name"], namespace=metadata["namespace"], container=CONTAINER, tail=_LINES, quick=True
+            str(metadata.get("name")), namespace=self._plan.namespace, container=CONTAINER, tail=_LINES, quick=True
         )
 
     def _last_events(self) -> dict[str, Object]:
@@ -134,7 +136,9 @@ class Reporter:
                 events = self._cluster.list(
                     EVENT, namespace=self._plan.namespace, fields={"involvedObject.kind": "Pod"}
                 )
-                found = {str(event["involvedObject"].get("uid")): event for event in sorted(events, key=_event_time)}
+                found = {
+                    str(event.get("involvedObject", {}).get("uid")): event for event in sorted(events, key=_event_time)
+                }
             except ForbiddenError:
                 self._may_read_events = False
             self._events = (time.monotonic(), found)
@@ -149,15 +153,16 @@ def replica_state(pod: Object, *, log: str | None = None, event: Object | None =
     container = _container(pod)
     state, reason, since = _judge(pod, container, log, event)
     spec, metadata = pod.get("spec", {}), pod["metadata"]
-    images = [each.get("image") for each in spec.get("containers", []) if each["name"] == CONTAINER]
+    images = [each.get("image") for each in spec.get("containers", []) if each.get("name") == CONTAINER]
     return ReplicaState(
-        pod=metadata["name"],
+        pod=str(metadata.get("name")),
+        uid=metadata.get("uid"),
         node=spec.get("nodeName"),
         state=state,
         reason=reason,
         ready=condition(pod, "Ready").get("status") == "True",
         restarts=int(container.get("restartCount", 0)),
-        since=_moment(since or metadata.get("creationTimestamp")),
+        since=_deleted(metadata) if state is State.LEAVING else _moment(since or metadata.get("creationTimestamp")),
         template=metadata.get("labels", {}).get("pod-template-hash"),
         image=images[0] if images else None,
         canary=metadata.get("labels", {}).get(COMPONENT_LABEL) == CANARY,
@@ -199,8 +204,8 @@ _DISRUPTIONS = {
 
 def _judge(pod: Object, container: Object, log: str | None, event: Object | None) -> _Judgement:
     metadata, status = pod["metadata"], pod.get("status", {})
-    if deleted := metadata.get("deletionTimestamp"):
-        return State.LEAVING, _disruption(pod), deleted
+    if metadata.get("deletionTimestamp"):
+        return State.LEAVING, _disruption(pod), None
     if status.get("phase") == "Failed":
         # Of a node that was full, or too short of a device, or that shut down.
         words = ": ".join(filter(None, (status.get("reason"), status.get("message")))) or _disruption(pod)
@@ -235,7 +240,7 @@ def _judge_container(container: Object, log: str | None, event: Object | None, r
     waiting = now.get("waiting", {})
     why, message = waiting.get("reason"), waiting.get("message")
     if why in _NO_IMAGE:
-        return State.IMAGE_UNAVAILABLE, f"{why}: {message}" if message else why, None
+        return State.IMAGE_UNAVAILABLE, image_trouble(why, str(message or ""), str(container.get("image"))), None
     if last is not None:
         return *_end(last), last.get("finishedAt")
     if why in NOT_YET:
@@ -290,7 +295,7 @@ def _disruption(pod: Object) -> str | None:
 def _container(pod: Object) -> Object:
     """The status of the replica's container; empty if there is none yet."""
     found: list[Object] = pod.get("status", {}).get("containerStatuses", [])
-    return next((each for each in found if each["name"] == CONTAINER), {})
+    return next((each for each in found if each.get("name") == CONTAINER), {})
 
 
 def _is_silent(pod: Object, state: ReplicaState) -> bool:
@@ -314,8 +319,24 @@ def _event_text(event: Object | None) -> str | None:
 
 
 def _event_time(event: Object) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
+    return str(
+        event.get("lastTimestamp") or event.get("eventTime") or event.get("metadata", {}).get("creationTimestamp") or ""
+    )
+
+
+def _deleted(metadata: Object) -> datetime | None:
+    """When the pod was deleted: its ``deletionTimestamp`` is the end of the time that it has to finish."""
+    end, grace = _moment(metadata["deletionTimestamp"]), metadata.get("deletionGracePeriodSeconds")
+    if end is None or not isinstance(grace, int):
+        return end
+    try:
+        return end - timedelta(seconds=grace)
+    except OverflowError:
+        return end
 
 
 def _moment(text: Any) -> datetime | None:
-    return None if not isinstance(text, str) else datetime.fromisoformat(text).astimezone(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sealserve.kubernetes.live.advice import broker_advice
 from sealserve.kubernetes.live.api import FIELD_MANAGER, Cluster
 from sealserve.kubernetes.live.edge_state import EdgeState, edge_state
 from sealserve.kubernetes.live.errors import (
@@ -41,7 +42,7 @@ class Snapshot:
     """A rollout at one moment.
 
     :ivar templates: hashes of the pod templates that replicas are to have, as far as the cluster has said.
-    :ivar waits: what the rollout waits for; None if it is over.
+    :ivar waits: what the rollout waits for; None if it is over. :ivar advice: what may help replicas that wait.
     """
 
     replicas: tuple[ReplicaState, ...]
@@ -49,6 +50,7 @@ class Snapshot:
     wanted: int
     waits: str | None
     edge: EdgeState
+    advice: str | None = None
 
     @property
     def serving(self) -> int:
@@ -125,16 +127,18 @@ class Rollout:
         for each in snapshot.replicas:
             if each.state in _STUCK and snapshot.is_current(each) and (each.pod, each.restarts) in self._before:
                 with contextlib.suppress(ClusterRefusedError):  # it ends anyway, or tries again by itself
-                    self._cluster.delete(POD, each.pod, namespace=self._plan.namespace)
+                    self._cluster.delete(POD, each.pod, namespace=self._plan.namespace, uid=each.uid)
 
     def _look(self) -> tuple[list[Object], Snapshot]:
         deployments = self._deployments()
+        replicas = tuple(self._reporter.states())
         snapshot = Snapshot(
-            replicas=tuple(self._reporter.states()),
+            replicas=replicas,
             templates=self._current_templates(deployments),
             wanted=sum(int(each["spec"].get("replicas", 1)) for each in deployments),
             waits=all_unfinished(deployments),
             edge=edge_state(self._cluster, self._plan),
+            advice=broker_advice(self._plan, replicas),
         )
         return deployments, snapshot
 
@@ -168,7 +172,7 @@ class Rollout:
             for metadata in (each["metadata"] for each in sets):
                 revision = str(metadata.get("annotations", {}).get(_REVISION))
                 for owner in metadata.get("ownerReferences", ()):
-                    self._templates[owner["uid"], revision] = str(metadata["labels"].get("pod-template-hash"))
+                    self._templates[owner["uid"], revision] = str(metadata.get("labels", {}).get("pod-template-hash"))
         return frozenset(self._templates[key] for key in keys & self._templates.keys())
 
     def _require_hope(self, deployments: list[Object], snapshot: Snapshot) -> None:
@@ -203,9 +207,10 @@ class Rollout:
 
     def _late(self, snapshot: Snapshot, timeout: float) -> RolloutTimeoutError:
         why = _reasons(snapshot) if snapshot.waits else f"the edge is not: {snapshot.edge.reason}"
+        shown = "The rollout goes on in the cluster: `sealserve k8s status` shows it."
         return RolloutTimeoutError(
             f"not everything is ready after {timeout:.0f} seconds: {why}",
-            hint="The rollout goes on in the cluster: `sealserve k8s status` shows it. " + (_ways_on(snapshot) or ""),
+            hint=" ".join(filter(None, (shown, snapshot.advice, _ways_on(snapshot)))),
         )
 
 

@@ -17,6 +17,7 @@ from sealserve.broker.messages import ALPN
 from sealserve.deploy.doctor import Finding
 from sealserve.kubernetes.live.doctor.question import Question, condition
 from sealserve.kubernetes.live.errors import ClusterRefusedError, ConflictError
+from sealserve.kubernetes.live.image_trouble import image_trouble
 from sealserve.kubernetes.live.kinds import POD
 from sealserve.kubernetes.plan import Plan
 from sealserve.kubernetes.pods import container_security, pod_security
@@ -128,7 +129,7 @@ def _stuck(pod: Object) -> str | None:
     for status in pod.get("status", {}).get("containerStatuses") or ():
         waiting = status.get("state", {}).get("waiting") or {}
         if waiting.get("reason") in {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerError"}:
-            return f"{waiting['reason']}: {waiting.get('message', '')}".strip(": ")
+            return image_trouble(waiting["reason"], str(waiting.get("message") or ""), str(status.get("image")))
     if condition(pod, "PodScheduled") == "False":
         found = [one for one in pod["status"]["conditions"] if one["type"] == "PodScheduled"]
         return str(found[0].get("message") or found[0].get("reason"))
