@@ -98,6 +98,12 @@ def _log(server: ApiServer, number: int, *lines: str) -> None:
     server.answers["GET", f"{PODS}/photos-replica-{number}/log"] = answer
 
 
+@pytest.fixture(autouse=True)
+def _as_wide_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts the tests may have told them how wide a terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def _run(server: ApiServer, directory: Path, *arguments: str) -> Result:
     deployment = write_deployment(directory, CHANGES)
     options = ["-f", str(deployment), "--kubeconfig", str(server.kubeconfig(directory))]

@@ -224,7 +224,7 @@ def test_more_requests_than_there_is_room_for_are_told_to_come_later(rest):
     wait_until(lambda: echo.requests)
     taken.append(caller.raw(with_length()))
     application = caller.server._application
-    wait_until(lambda: application._places.taken == 2)
+    wait_until(lambda: application._places.load.working == 2)
     response = caller.post("/v1/models/echo:predict", BODY)
     assert response.status == 429
     assert response.headers["Retry-After"] == "1"
@@ -244,7 +244,7 @@ def test_a_request_that_takes_too_long_is_answered_504(rest):
     response = caller.post("/v1/models/echo:predict", BODY)
     assert response.status == 504
     echo.go.set()
-    wait_until(lambda: caller.server._application._places.taken == 0)
+    wait_until(lambda: caller.server._application._places.load.working == 0)
     assert echo.was_wanted is False
 
 
@@ -254,12 +254,12 @@ def test_work_is_not_done_for_a_caller_who_is_gone(rest):
     with caller.raw(with_length()):
         wait_until(lambda: echo.requests)
         with caller.raw(with_length()):
-            wait_until(lambda: caller.server._application._places.taken == 2)
+            wait_until(lambda: caller.server._application._places.load.working == 2)
     # The second waits for the thread still, and is forgotten; the first is told when it asks.
-    wait_until(lambda: caller.server._application._places.taken == 1)
+    wait_until(lambda: caller.server._application._places.load.working == 1)
     wait_until(caller.server._application.quiet.is_set)
     echo.go.set()
-    wait_until(lambda: caller.server._application._places.taken == 0)
+    wait_until(lambda: caller.server._application._places.load.working == 0)
     assert len(echo.requests) == 1
     assert echo.was_wanted is False
 
