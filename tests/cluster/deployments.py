@@ -18,8 +18,8 @@ import yaml
 from cluster.cluster import Cluster
 from cluster.images import nginx_image
 from cluster.sealserve_image import sealserve_image
+from sealserve.deploy import load_deployment
 from sealserve.local.layout import Layout
-from sealserve.local.owner import prepare_owner
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,11 @@ def prepare(cluster: Cluster, directory: Path, model: Path, changes: dict[str, A
         content[section] = {**content[section], **value} if merged else value
     file = directory / "deployment.yaml"
     file.write_text(yaml.safe_dump(content))
-    layout = prepare_owner(file).layout
+    # In a process of its own, as an owner does it: libraries of other tests in this one cannot bear libpq's TLS.
+    subprocess.run(
+        [sys.executable, "-m", "sealserve", "prepare", "-f", str(file)], check=True, stdout=subprocess.DEVNULL
+    )
+    layout = Layout(load_deployment(file).state)
     # What the owner keeps is closed to others; replicas run as a user of their own.
     shutil.rmtree(sealed, ignore_errors=True)
     shutil.copytree(layout.sealed_model, sealed)
