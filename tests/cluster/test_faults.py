@@ -145,10 +145,6 @@ def big_file(owner: Owner) -> Iterator[Path]:
         kubelet.restart()
 
 
-@pytest.mark.xfail(
-    reason="kubelet, which is restarted for the test, may end pods without a reason before it evicts others",
-    strict=False,
-)
 def test_a_full_disk_evicts_replicas_for_a_reason_that_is_told_until_there_is_room(
     owner: Owner, big_file: Path
 ) -> None:
