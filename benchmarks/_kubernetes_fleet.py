@@ -1,6 +1,6 @@
 """What the kubelets of a fleet would do: for each pod that comes to a node that kwok plays, a real attestation.
 
-Each pod gets an identity of its own (a P-384 key and a certificate with evidence), asks the real broker for its grant
+Each pod gets an identity of its own (a key and a certificate with evidence), asks the real broker for its grant
 as a replica does, and only then is told to kwok as one that is ready. All of it runs in one process beside the broker,
 which misses the processors that it takes.
 """

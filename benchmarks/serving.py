@@ -271,8 +271,8 @@ def predict_request(model: Model) -> bytes:
 
 
 def make_certificate() -> tuple[bytes, bytes]:
-    """A key of the kind that replicas have (EC P-384), and its certificate, as PEM."""
-    key = ec.generate_private_key(ec.SECP384R1())
+    """A key of the kind that replicas have (EC P-256), and its certificate, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "benchmark")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (

@@ -268,7 +268,11 @@ def new_identity(place: Place, enclave: SimulatedEnclave = ENCLAVE) -> TlsIdenti
 
 def rsa_identity(place: Place, *, form: PublicFormat = PublicFormat.SubjectPublicKeyInfo) -> Any:
     """An identity of Graphene's time: RSA-3072, and the older extension alone."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
+    return foreign_identity(place, rsa.generate_private_key(public_exponent=65537, key_size=3072), form=form)
+
+
+def foreign_identity(place: Place, key: Any, *, form: PublicFormat = PublicFormat.SubjectPublicKeyInfo) -> Any:
+    """An identity with a key that is not of the kind that ours have, and the older extension alone."""
     digest = hashes.Hash(hashes.SHA256())
     digest.update(key.public_key().public_bytes(Encoding.DER, form))
     quote = place.attester().quote(digest.finalize() + bytes(32))

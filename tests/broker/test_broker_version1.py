@@ -20,6 +20,7 @@ from broker_parties import (
     SECOND_KEY,
     WRAP_KEY,
     Place,
+    foreign_identity,
     full_disk,
     in_loop,
     new_identity,
@@ -220,12 +221,17 @@ def write_files(files: Path, place: Place, identity: Any) -> None:
     (files / "enclave.key").write_bytes(key)
 
 
-@pytest.mark.parametrize("kind", ["P-384", "RSA-3072"])
+@pytest.mark.parametrize("kind", ["P-256", "P-384", "RSA-3072"])  # ours, Gramine's, Graphene's
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_the_standard_library_gets_the_key_too(
     place: Place, identity: TlsIdentity, kind: str, version: ssl.TLSVersion, tmp_path: Path
 ) -> None:
-    write_files(tmp_path, place, identity if kind == "P-384" else rsa_identity(place))
+    theirs = {
+        "P-256": lambda: identity,
+        "P-384": lambda: foreign_identity(place, ec.generate_private_key(ec.SECP384R1())),
+        "RSA-3072": lambda: rsa_identity(place),
+    }
+    write_files(tmp_path, place, theirs[kind]())
 
     async def body() -> None:
         async with running(place) as broker:

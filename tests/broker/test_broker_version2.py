@@ -313,11 +313,12 @@ def test_a_stolen_certificate_without_its_key_does_not_get_through_the_handshake
     place: Place, identity: TlsIdentity
 ) -> None:
     """OpenSSL refuses to load a key that does not fit, so the thief lies about his key's public half (RFC 5915)."""
-    own = ec.generate_private_key(ec.SECP384R1())
+    own = ec.generate_private_key(ec.SECP256R1())
     point = identity.private_key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    scalar = own.private_numbers().private_value.to_bytes(48, "big")
-    body_ = b"\x02\x01\x01\x04\x30" + scalar + b"\xa0\x07\x06\x05\x2b\x81\x04\x00\x22\xa1\x64\x03\x62\x00" + point
-    lie = crypto.load_privatekey(crypto.FILETYPE_ASN1, b"\x30\x81" + bytes([len(body_)]) + body_)
+    scalar = own.private_numbers().private_value.to_bytes(32, "big")
+    curve = b"\xa0\x0a\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
+    body_ = b"\x02\x01\x01\x04\x20" + scalar + curve + b"\xa1\x44\x03\x42\x00" + point
+    lie = crypto.load_privatekey(crypto.FILETYPE_ASN1, b"\x30" + bytes([len(body_)]) + body_)
     honest = client_context(SignedByAuthority(place.authority.pem), alpn=[ALPN])
     honest.settings.use_certificate(identity.certificate)
     with pytest.warns(DeprecationWarning, match="PKey"):

@@ -44,7 +44,7 @@ _NAME = x509.Name(
 
 @dataclass(frozen=True)
 class TlsIdentity:
-    """A private key (EC P-384) and the RA-TLS certificate of it. The key never leaves the process that made it."""
+    """A private key (EC P-256) and the RA-TLS certificate of it. The key never leaves the process that made it."""
 
     private_key: ec.EllipticCurvePrivateKey = field(repr=False)
     certificate: x509.Certificate
@@ -71,7 +71,7 @@ def create_identity(attester: Attester, *, server_names: Sequence[str] = ()) -> 
     :param server_names: DNS names and IP addresses under which clients reach this enclave.
     :raises AttestationError: this machine gives no quote. :raises InputError: a server name is neither.
     """
-    key = ec.generate_private_key(ec.SECP384R1())
+    key = ec.generate_private_key(ec.SECP256R1())
     public = key.public_key()
     claims = dice_claims(public)
     builder = (
