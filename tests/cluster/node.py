@@ -15,6 +15,11 @@ from cluster.sandbox import Sandbox
 NODE = "sealserve-node"
 """Name of the node."""
 
+DISK = 256 << 20
+"""Bytes of the file system of kubelet's own files and of pods' volumes."""
+LEAST_FREE = 64 << 20
+"""Bytes that must be free there, or the node is short of disk, and its pods are evicted."""
+
 _PLUGINS = "/usr/lib/cni"
 
 
@@ -24,6 +29,10 @@ def node(sandbox: Sandbox, programs: dict[str, Path], authority: Authority, *, p
     :param programs: name → file. :param pause: reference of the image of pods' sandboxes.
     """
     addresses, directory = sandbox.addresses, sandbox.directory
+    root = kubelet_root(directory)
+    root.mkdir()
+    # Of its own, so that a test can fill it, and this machine's may be as full as it likes. It takes memory when used.
+    sandbox.run("mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0750", "kubelet", root)
     certificate = authority.issue(
         "kubelet", user=f"system:node:{NODE}", groups=["system:nodes"], hosts=[NODE, addresses.node]
     )
@@ -32,7 +41,7 @@ def node(sandbox: Sandbox, programs: dict[str, Path], authority: Authority, *, p
         programs["kubelet"],
         f"--config={_write(directory / 'kubelet.yaml', _kubelet(sandbox, authority, certificate.certificate))}",
         f"--kubeconfig={authority.kubeconfig(certificate, addresses.api)}",
-        f"--root-dir={directory / 'kubelet'}",
+        f"--root-dir={root}",
         f"--hostname-override={NODE}",
         f"--node-ip={addresses.node}",
     ]
@@ -63,6 +72,11 @@ def node(sandbox: Sandbox, programs: dict[str, Path], authority: Authority, *, p
     ]
 
 
+def kubelet_root(directory: Path) -> Path:
+    """Where the node's kubelet keeps its files, in a file system that is seen by the node alone."""
+    return directory / "kubelet"
+
+
 def _kubelet(sandbox: Sandbox, authority: Authority, certificate: Path) -> dict[str, object]:
     # Nowhere is also an answer: names outside of the cluster fail at once instead of after seconds.
     resolver = sandbox.directory / "resolv.conf"
@@ -84,8 +98,13 @@ def _kubelet(sandbox: Sandbox, authority: Authority, certificate: Path) -> dict[
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         # Changed ConfigMaps and Secrets are seen by pods within seconds instead of a minute.
         "syncFrequency": "2s",
-        # How full this machine's disk is is not the cluster's business.
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1Mi", "imagefs.available": "1Mi"},
+        # How full this machine's disk is, where the images are, is not the cluster's business.
+        "evictionHard": {
+            "memory.available": "100Mi",
+            "nodefs.available": str(LEAST_FREE),
+            "imagefs.available": "1Mi",
+        },
+        "evictionPressureTransitionPeriod": "1s",  # in the place of five minutes
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         # Nobody could bring an image again, also not after a test that fills the disk.

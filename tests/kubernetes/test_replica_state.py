@@ -177,7 +177,7 @@ def test_the_log_of_a_running_replica_says_what_it_waits_for(last: dict[str, str
 def test_events_say_what_a_pod_without_a_container_waits_for(
     event: dict[str, str], state: State, reason: str | None
 ) -> None:
-    found = replica_state(_pod(container=_waiting("ContainerCreating")), event=event)
+    found = replica_state(_pod(container=_waiting("ContainerCreating")), events=[event])
     assert (found.state, found.reason) == (state, reason)
 
 
@@ -214,6 +214,112 @@ def test_why_an_image_cannot_be_had_is_told_in_one_line(why: str, message: str, 
     assert reason is not None
     assert reason.startswith(told)
     assert "\n" not in reason
+
+
+_EVICTION = "The node was low on resource: ephemeral-storage. Threshold quantity: 64Mi, available: 31Mi. "
+_BY_KUBELET = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": _EVICTION}
+_DONE = {"state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+_KILLED = {"state": {"terminated": {"exitCode": 137, "reason": "Error"}}}
+_LOST = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": "The container could not be located"}
+_EVICTED_EVENT = {"type": "Warning", "reason": "Evicted", "message": "The node had condition: [DiskPressure]. "}
+_OUT_OF_CPU = {"type": "Warning", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu"}
+_OTHER_EVENTS = [
+    {"type": "Warning", "reason": "Unhealthy", "message": "Readiness probe failed"},
+    {"type": "Normal", "reason": "Killing", "message": "Stopping container replica"},
+]
+_NOT_REGISTERED = {"type": "Warning", "reason": "FailedMount", "message": 'object "serving"/"ca" not registered'}
+_REJECTED = "Evicted: The node had condition: [DiskPressure]."
+_FULL = {"status": {"conditions": [{"type": "DiskPressure", "status": "True"}]}}
+_UNTOLD = "ended by its node, which does not say why"
+
+
+@pytest.mark.parametrize(
+    ("pod", "events", "node", "reason"),
+    [
+        # What kubelet leaves of an evicted replica that ended in good order.
+        (
+            _pod(container=_DONE, phase="Succeeded", conditions=[_BY_KUBELET]),
+            [],
+            {},
+            f"ended by its node: {_EVICTION.strip()}",
+        ),
+        (
+            _pod(container=_DONE, phase="Succeeded", conditions=[_BY_KUBELET | {"message": ""}]),
+            [],
+            {},
+            "ended by its node",
+        ),
+        # Of one that it rejected when it was started anew.
+        (
+            _pod(container=_DONE, phase="Succeeded"),
+            [_OUT_OF_CPU, _EVICTED_EVENT, *_OTHER_EVENTS],
+            _FULL,
+            _REJECTED,
+        ),
+        (
+            _pod(container=_DONE, phase="Succeeded"),
+            [_OUT_OF_CPU],
+            {},
+            "OutOfcpu: Node didn't have enough resource: cpu",
+        ),
+        (
+            _pod(
+                phase="Failed", reason="Evicted", message="Pod was rejected: The node had condition: [DiskPressure]. "
+            ),
+            _OTHER_EVENTS,
+            {},
+            "Evicted: Pod was rejected: The node had condition: [DiskPressure].",
+        ),
+        (
+            _pod(container=_DONE, phase="Succeeded"),
+            _OTHER_EVENTS,
+            _FULL,
+            "ended by its node, which is short of disk (DiskPressure)",
+        ),
+        (_pod(container=_DONE, phase="Succeeded"), _OTHER_EVENTS, {}, _UNTOLD),
+        (_pod(phase="Failed"), [], {}, _UNTOLD),
+        (_pod(container=_KILLED, phase="Failed"), [], {}, f"{_UNTOLD}; it ended with exit code 137"),
+        (
+            _pod(container={"state": {"terminated": _LOST}}, phase="Failed"),
+            [],
+            {},
+            f"{_UNTOLD}; ContainerStatusUnknown: The container could not be located",
+        ),
+    ],
+)
+def test_a_replica_that_its_node_ended_is_told_with_the_cause_as_far_as_anything_says_it(
+    pod: dict[str, Any], events: list[dict[str, Any]], node: dict[str, Any], reason: str
+) -> None:
+    found = replica_state(pod, events=events, nodes={"node-2": _FULL, "node-1": node})
+    assert (found.state, found.reason) == (State.FAILED, reason)
+
+
+def test_a_replica_that_is_over_is_so_since_it_was_not_ready_any_more() -> None:
+    found = replica_state(_pod(container=_DONE, phase="Succeeded", ready_since=LATER))
+    assert found.since is not None
+    assert found.since.isoformat() == "2026-11-30T05:00:50+00:00"
+
+
+def test_a_replica_that_its_node_ends_leaves_with_the_cause() -> None:
+    found = replica_state(_pod(deleted=LATER, container=RUNNING, conditions=[_BY_KUBELET]))
+    assert (found.state, found.reason) == (State.LEAVING, f"ended by its node: {_EVICTION.strip()}")
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("1 node(s) had untolerated taint(s).", "1 node(s) had untolerated taint(s); node node-1 is cordoned"),
+        ("1 node(s) had untolerated taint {gpu: yes}.", "1 node(s) had untolerated taint {gpu: yes}."),
+        ("1 Insufficient cpu.", "1 Insufficient cpu."),
+    ],
+)
+def test_taints_that_the_scheduler_does_not_name_are_named(message: str, told: str) -> None:
+    taint = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
+    node = {"metadata": {"name": "node-1"}, "spec": {"taints": [taint]}}
+    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    pod = _pod(node=None, conditions=[scheduled])
+    assert replica_state(pod, nodes={"node-1": node}).reason == told
+    assert replica_state(pod).reason == message
 
 
 @pytest.mark.parametrize(

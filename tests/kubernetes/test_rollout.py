@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from sealserve.kubernetes.live.errors import (
     RolloutFailedError,
     RolloutTimeoutError,
 )
-from sealserve.kubernetes.live.replica_state import Reporter, State
+from sealserve.kubernetes.live.replica_state import State
 from sealserve.kubernetes.live.rollout import Rollout, Snapshot
 
 _REFUSED = ended("broker-refused", "the key broker refused: not-granted")
@@ -151,39 +150,6 @@ def test_replicas_of_a_second_deployment_are_waited_for_too(case: Case) -> None:
     case.server.pods = lambda _: _REFUSED
     with pytest.raises(ReplicasRefusedError, match="photos-replica-canary-"):
         _roll_out(case)
-
-
-def test_a_look_asks_for_few_logs_those_first_that_are_not_ready_for_longest(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def starting(number: int) -> dict[str, Any]:
-        since = f"2026-01-01T00:00:{59 - number:02}Z"
-        running = {"name": "replica", "ready": False, "state": {"running": {"startedAt": since}}}
-        return {
-            "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": since}],
-            "containerStatuses": [running],
-        }
-
-    case.server.pods = starting
-    deployment = next(thing for thing in case.objects if thing["kind"] == "Deployment")
-    deployment["spec"]["replicas"] = 30
-    case.apply()
-    asked: list[str] = []
-
-    def log(pod: str, **_: Any) -> str:
-        asked.append(pod)
-        return '{"event": "waiting-for-broker", "reason": "no answer"}'
-
-    monkeypatch.setattr(case.cluster, "logs", log)
-    reporter = Reporter(case.cluster, case.plan)
-    states = reporter.states()
-    assert sorted(int(pod.rpartition("-")[2]) for pod in asked) == list(range(20, 30))
-    assert Counter(each.state for each in states) == {State.WAITING_FOR_BROKER: 10, State.STARTING: 20}
-    reporter.states()
-    reporter.states()
-    assert len(asked) == len(set(asked)) == 30
-    reporter.states()
-    assert len(asked) == 30, "a log was asked for again at once"
 
 
 def test_requests_do_not_grow_with_the_number_of_replicas(case: Case) -> None:

@@ -89,3 +89,9 @@ def kind_of(thing: Object) -> Kind:
 def describe(thing: Object) -> str:
     """An object as people call it, such as ``Deployment photos-replica``."""
     return f"{thing['kind']} {thing['metadata']['name']}"
+
+
+def names(items: list[str]) -> str:
+    """Names in a sentence; of many, the first."""
+    shown = ", ".join(items[:4])
+    return shown if len(items) <= 4 else f"{shown} and {len(items) - 4} more"

@@ -1,33 +1,27 @@
 """Where each replica is on its way to serving, and why it is not further.
 
 From the pod as the API server knows it, and, where that does not say enough, from the last lines of its log
-(``pods/log``) and from the pod's events. None of it is trusted: whoever runs a node can say what it likes of its pods.
-Whether a replica is what it should be is for the key broker and for clients to find out.
+(``pods/log``), from the pod's events, and from nodes. None of it is trusted: whoever runs a node can say what it likes
+of its pods. Whether a replica is what it should be is for the key broker and for clients to find out.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sealserve.errors import UnavailableError
-from sealserve.kubernetes.live.api import Cluster
-from sealserve.kubernetes.live.errors import ClusterRefusedError, ForbiddenError
 from sealserve.kubernetes.live.image_trouble import image_trouble
-from sealserve.kubernetes.live.kinds import EVENT, POD
+from sealserve.kubernetes.live.node_trouble import UNNAMED_TAINTS, pressure, refusing
+from sealserve.kubernetes.live.pod_end import disruption, ending_event, is_over, told_end, untold_end
 from sealserve.kubernetes.live.progress_of import condition
 from sealserve.kubernetes.live.said import Said, last_said
-from sealserve.kubernetes.plan import CANARY, COMPONENT_LABEL, Plan
+from sealserve.kubernetes.plan import CANARY, COMPONENT_LABEL
 from sealserve.kubernetes.yaml_text import Object
 
 CONTAINER = "replica"
-_ASK_AGAIN_SECONDS = 3.0
-_MOST_ASKED = 10
-_LINES = 20
 
 
 class State(StrEnum):
@@ -68,90 +62,16 @@ class ReplicaState:
     canary: bool = False
 
 
-class Reporter:
-    """Reads replicas' states again and again, and asks for logs and events no more often than is useful: each look
-    takes the logs of ten pods at most, and each log and the list of events are asked for once in three seconds. Does
-    without what it may not read.
-
-    :param cluster: read from. :param plan: whose replicas.
-    """
-
-    def __init__(self, cluster: Cluster, plan: Plan) -> None:
-        self._cluster = cluster
-        self._plan = plan
-        self._logs: dict[tuple[str, int], tuple[float, str | None]] = {}
-        self._events: tuple[float, dict[str, Object]] = (float("-inf"), {})
-        self._may_read_logs = self._may_read_events = True
-
-    def states(self, pods: Iterable[Object] | None = None) -> list[ReplicaState]:
-        """Of all replicas, or of these pods, in the order of their names."""
-        if pods is None:
-            pods = self._cluster.list(POD, namespace=self._plan.namespace, labels=self._plan.every_replica)
-        pods = sorted(pods, key=lambda pod: str(pod["metadata"].get("name")))
-        self._ask_for_logs(pods)
-        return [self._state(pod) for pod in pods]
-
-    def _state(self, pod: Object) -> ReplicaState:
-        state = replica_state(pod)
-        if _is_silent(pod, state):
-            return replica_state(pod, log=self._logs.get(_run_of(pod), (0, None))[1])
-        if state.state in {State.STARTING, State.PENDING} and state.node is not None:
-            return replica_state(pod, event=self._last_events().get(str(pod["metadata"].get("uid"))))
-        return state
-
-    def _ask_for_logs(self, pods: list[Object]) -> None:
-        """Of the pods that do not say themselves what they wait for: by turns, and those first that are not ready for
-        longest.
-        """
-        silent = [pod for pod in pods if _is_silent(pod, replica_state(pod))]
-        asked = {run: self._logs.get(run, (float("-inf"), None)) for run in map(_run_of, silent)}
-        self._logs = {run: found for run, found in asked.items() if run in self._logs}
-        now, lost = time.monotonic(), set()
-        due = [pod for pod in silent if now - asked[_run_of(pod)][0] >= _ASK_AGAIN_SECONDS]
-        for pod in sorted(due, key=lambda pod: (asked[_run_of(pod)][0], _unready_since(pod)))[:_MOST_ASKED]:
-            node = pod.get("spec", {}).get("nodeName")
-            if not self._may_read_logs or node in lost:
-                continue
-            text = None
-            try:
-                text = self._log(pod)
-            except ForbiddenError:
-                self._may_read_logs = False
-            except ClusterRefusedError:
-                pass  # it is gone, or its container has not begun
-            except UnavailableError:
-                lost.add(node)
-            self._logs[_run_of(pod)] = (time.monotonic(), text)
-
-    def _log(self, pod: Object) -> str:
-        metadata = pod["metadata"]
-        return self._cluster.logs(
-            str(metadata.get("name")), namespace=self._plan.namespace, container=CONTAINER, tail=_LINES, quick=True
-        )
-
-    def _last_events(self) -> dict[str, Object]:
-        asked, found = self._events
-        if self._may_read_events and time.monotonic() - asked >= _ASK_AGAIN_SECONDS:
-            try:
-                events = self._cluster.list(
-                    EVENT, namespace=self._plan.namespace, fields={"involvedObject.kind": "Pod"}
-                )
-                found = {
-                    str(event.get("involvedObject", {}).get("uid")): event for event in sorted(events, key=_event_time)
-                }
-            except ForbiddenError:
-                self._may_read_events = False
-            self._events = (time.monotonic(), found)
-        return found
-
-
-def replica_state(pod: Object, *, log: str | None = None, event: Object | None = None) -> ReplicaState:
+def replica_state(
+    pod: Object, *, log: str | None = None, events: Sequence[Object] = (), nodes: Mapping[str, Object] | None = None
+) -> ReplicaState:
     """The state of a replica, from its pod alone as far as that says it.
 
-    :param log: the last lines of its container. :param event: the last one of the pod.
+    :param log: the last lines of its container. :param events: of the pod, the last one last.
+    :param nodes: by their names, those that something is wrong with.
     """
-    container = _container(pod)
-    state, reason, since = _judge(pod, container, log, event)
+    container = container_of(pod)
+    state, reason, since = _judge(pod, container, log, events, nodes or {})
     spec, metadata = pod.get("spec", {}), pod["metadata"]
     images = [each.get("image") for each in spec.get("containers", []) if each.get("name") == CONTAINER]
     return ReplicaState(
@@ -193,37 +113,35 @@ _NO_IMAGE = frozenset(
 )
 NOT_YET = frozenset({"ContainerCreating", "PodInitializing"})
 """Why containers wait where nothing is wrong."""
-_DISRUPTIONS = {
-    "PreemptionByScheduler": "preempted: a pod of higher priority needs its place",
-    "DeletionByTaintManager": "its node is lost or tainted",
-    "EvictionByEvictionAPI": "evicted, as when its node is drained",
-    "DeletionByPodGC": "its node is gone",
-    "TerminationByKubelet": "ended by its node",
-}
 
 
-def _judge(pod: Object, container: Object, log: str | None, event: Object | None) -> _Judgement:
+def _judge(
+    pod: Object, container: Object, log: str | None, events: Sequence[Object], nodes: Mapping[str, Object]
+) -> _Judgement:
     metadata, status = pod["metadata"], pod.get("status", {})
     if metadata.get("deletionTimestamp"):
-        return State.LEAVING, _disruption(pod), None
-    if status.get("phase") == "Failed":
-        # Of a node that was full, or too short of a device, or that shut down.
-        words = ": ".join(filter(None, (status.get("reason"), status.get("message")))) or _disruption(pod)
-        return State.FAILED, words or _end(container.get("state", {}).get("terminated", {}))[1], None
+        return State.LEAVING, disruption(pod), None
     ready = condition(pod, "Ready")
+    if is_over(pod):
+        return State.FAILED, _end_of_pod(pod, container, events, nodes), ready.get("lastTransitionTime")
     if ready.get("status") == "True":
         return State.SERVING, None, ready.get("lastTransitionTime")
+    if (ending := ending_event(events)) is not None:
+        return State.FAILED, ending, ready.get("lastTransitionTime")
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
-        waits = scheduled.get("reason") == "Unschedulable"
-        state = State.UNSCHEDULABLE if waits else State.PENDING
-        return state, scheduled.get("message") or scheduled.get("reason"), scheduled.get("lastTransitionTime")
+        state = State.UNSCHEDULABLE if scheduled.get("reason") == "Unschedulable" else State.PENDING
+        words = scheduled.get("message") or scheduled.get("reason")
+        if UNNAMED_TAINTS in str(words) and (which := refusing(nodes.values(), pod.get("spec", {}))) is not None:
+            words = f"{str(words).rstrip('.')}; {which}"
+        return state, words, scheduled.get("lastTransitionTime")
     if not pod.get("spec", {}).get("nodeName"):
         return State.PENDING, "no node is chosen yet", None
+    last_event = events[-1] if events else None
     for each in (*status.get("initContainerStatuses", []), container):
-        if (found := _judge_container(each, log, event, ready)) is not None:
+        if (found := _judge_container(each, log, last_event, ready)) is not None:
             return found
-    return State.PENDING, _event_text(event) or "its node has not begun with it", None
+    return State.PENDING, _event_text(last_event) or "its node has not begun with it", None
 
 
 def _judge_container(container: Object, log: str | None, event: Object | None, ready: Object) -> _Judgement | None:
@@ -285,30 +203,18 @@ def _end(terminated: Object) -> tuple[State, str]:
     return (State.REFUSED if said.doing == "refused" else State.FAILED), words
 
 
-def _disruption(pod: Object) -> str | None:
-    target = condition(pod, "DisruptionTarget")
-    if target.get("status") != "True":
-        return None
-    return _DISRUPTIONS.get(target.get("reason", "")) or target.get("message")
+def _end_of_pod(pod: Object, container: Object, events: Sequence[Object], nodes: Mapping[str, Object]) -> str:
+    if (told := told_end(pod, events)) is not None:
+        return told
+    terminated = container.get("state", {}).get("terminated", {})
+    node = nodes.get(str(pod.get("spec", {}).get("nodeName")), {})
+    return untold_end(pressure(node), _end(terminated)[1] if terminated.get("exitCode") else None)
 
 
-def _container(pod: Object) -> Object:
+def container_of(pod: Object) -> Object:
     """The status of the replica's container; empty if there is none yet."""
     found: list[Object] = pod.get("status", {}).get("containerStatuses", [])
     return next((each for each in found if each.get("name") == CONTAINER), {})
-
-
-def _is_silent(pod: Object, state: ReplicaState) -> bool:
-    """Whether only its log can say what it does."""
-    return state.state is State.STARTING and bool(_container(pod).get("state", {}).get("running"))
-
-
-def _run_of(pod: Object) -> tuple[str, int]:
-    return str(pod["metadata"].get("uid")), int(_container(pod).get("restartCount", 0))
-
-
-def _unready_since(pod: Object) -> str:
-    return str(condition(pod, "Ready").get("lastTransitionTime") or pod["metadata"].get("creationTimestamp") or "")
 
 
 def _event_text(event: Object | None) -> str | None:
@@ -316,12 +222,6 @@ def _event_text(event: Object | None) -> str | None:
     if event is None or event.get("type") != "Warning":
         return None
     return f"{event.get('reason')}: {event.get('message')}"
-
-
-def _event_time(event: Object) -> str:
-    return str(
-        event.get("lastTimestamp") or event.get("eventTime") or event.get("metadata", {}).get("creationTimestamp") or ""
-    )
 
 
 def _deleted(metadata: Object) -> datetime | None:

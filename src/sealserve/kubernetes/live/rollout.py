@@ -24,7 +24,8 @@ from sealserve.kubernetes.live.errors import (
 )
 from sealserve.kubernetes.live.kinds import DEPLOYMENT, POD, REPLICA_SET
 from sealserve.kubernetes.live.progress_of import all_unfinished, condition, is_observed
-from sealserve.kubernetes.live.replica_state import ReplicaState, Reporter, State, creation_failure
+from sealserve.kubernetes.live.replica_state import ReplicaState, State, creation_failure
+from sealserve.kubernetes.live.reporter import Reporter
 from sealserve.kubernetes.plan import CANARY, COMPONENT_LABEL, STABLE, Plan
 from sealserve.kubernetes.yaml_text import Object
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from sealserve.errors import ConfigurationError, InputError, UnavailableError
 from sealserve.kubernetes.live.api import Cluster
 from sealserve.kubernetes.live.kinds import DEPLOYMENT
-from sealserve.kubernetes.live.replica_state import ReplicaState, Reporter, State
+from sealserve.kubernetes.live.replica_state import ReplicaState, State
+from sealserve.kubernetes.live.reporter import Reporter
 from sealserve.kubernetes.live.status import autoscaler_of
 from sealserve.kubernetes.plan import Plan
 

@@ -20,7 +20,8 @@ from sealserve.kubernetes.live.kinds import (
     SERVICE,
 )
 from sealserve.kubernetes.live.progress_of import all_unfinished
-from sealserve.kubernetes.live.replica_state import ReplicaState, Reporter, State, creation_failure
+from sealserve.kubernetes.live.replica_state import ReplicaState, State, creation_failure
+from sealserve.kubernetes.live.reporter import Reporter
 from sealserve.kubernetes.live.said import served_model
 from sealserve.kubernetes.plan import CANARY, COMPONENT_LABEL, STABLE, Plan
 

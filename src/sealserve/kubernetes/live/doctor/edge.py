@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sealserve.deploy.doctor import Finding
-from sealserve.kubernetes.live.doctor.question import DAEMON_SET, Question, condition, names
+from sealserve.kubernetes.live.doctor.question import DAEMON_SET, Question, condition
 from sealserve.kubernetes.live.kinds import (
     CUSTOM_RESOURCE,
     DEPLOYMENT,
@@ -15,6 +15,7 @@ from sealserve.kubernetes.live.kinds import (
     TRANSPORT_SERVER,
     Kind,
     kind_of,
+    names,
 )
 from sealserve.kubernetes.yaml_text import Object
 

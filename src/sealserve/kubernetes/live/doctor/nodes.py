@@ -9,7 +9,9 @@ from typing import Any
 from kubernetes.utils.quantity import parse_quantity
 
 from sealserve.deploy.doctor import Finding
-from sealserve.kubernetes.live.doctor.question import Question, condition, names
+from sealserve.kubernetes.live.doctor.question import Question, condition
+from sealserve.kubernetes.live.kinds import names
+from sealserve.kubernetes.live.node_trouble import untolerated
 from sealserve.kubernetes.yaml_text import Object
 
 ARCHITECTURE = "amd64"
@@ -69,7 +71,7 @@ def fitting_replicas(question: Question) -> dict[str, int]:
     asked = requests(question.replica) | {"pods": Decimal(1)}
     fitting = {}
     for node in ready_nodes(question):
-        if _architecture(node) != ARCHITECTURE or not _tolerated(node, question.replica):
+        if _architecture(node) != ARCHITECTURE or untolerated(node, question.replica):
             continue
         left = room_left(question, node)
         fitting[_name(node)] = max(0, min(int(left.get(name, 0) // amount) for name, amount in asked.items() if amount))
@@ -117,23 +119,6 @@ def _of_container(container: Mapping[str, Any]) -> dict[str, Decimal]:
 
 def _shown(pod: Object) -> dict[str, str]:
     return dict(pod["containers"][0]["resources"]["requests"])
-
-
-def _tolerated(node: Object, pod: Object) -> bool:
-    for taint in node.get("spec", {}).get("taints") or ():
-        if taint["effect"] == "PreferNoSchedule":
-            continue
-        if not any(_tolerates(toleration, taint) for toleration in pod.get("tolerations") or ()):
-            return False
-    return True
-
-
-def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
-    if toleration.get("effect") not in (None, "", taint["effect"]):
-        return False
-    if toleration.get("operator", "Equal") == "Exists":
-        return toleration.get("key") in (None, "", taint["key"])
-    return bool(toleration.get("key") == taint["key"] and toleration.get("value", "") == taint.get("value", ""))
 
 
 def _name(node: Object) -> str:

@@ -91,9 +91,3 @@ def condition(found: Object, name: str) -> Any:
 def unseen(check: str, error: ClusterRefusedError) -> Finding:
     """What could not be looked at."""
     return Finding(check, "warning", f"this could not be looked at: {error.message}", error.hint)
-
-
-def names(items: list[str]) -> str:
-    """Names in a sentence; of many, the first."""
-    shown = ", ".join(items[:4])
-    return shown if len(items) <= 4 else f"{shown} and {len(items) - 4} more"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from sealserve.deploy.clouds import load_profile, profile_names
 from sealserve.deploy.doctor import Finding
 from sealserve.kubernetes.live.doctor.nodes import ready_nodes, requests, room_left
-from sealserve.kubernetes.live.doctor.question import Question, names
+from sealserve.kubernetes.live.doctor.question import Question
+from sealserve.kubernetes.live.kinds import names
 
 _GIB, _MIB = 1 << 30, 1 << 20
 _INTEL = "sgx.intel.com/epc"
