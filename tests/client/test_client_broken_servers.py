@@ -21,7 +21,13 @@ from sealserve.client.aio.connection import AsyncConnection, connect
 from sealserve.client.connection import Connection
 from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
-from sealserve.client.errors import ConnectionLostError, DeadlinePassedError, MalformedReplyError, ServerFaultError
+from sealserve.client.errors import (
+    ConnectionLostError,
+    DeadlinePassedError,
+    MalformedReplyError,
+    NotProcessedError,
+    ServerFaultError,
+)
 from sealserve.client.headers import header_block
 from sealserve.client.http2 import UnaryProtocol
 from sealserve.client.protocols import GRPC, UnaryCall
@@ -29,6 +35,7 @@ from sealserve.client.reply import Reply
 from sealserve.client.status import error_of
 from sealserve.client.tls import why
 from sealserve.errors import SealserveError, TrustError, UnavailableError
+from sealserve.wire.not_begun import NOT_BEGUN, STOPPING
 
 INPUTS = {"images": SECRET_INPUT}
 SETTINGS = bytes.fromhex("000000040000000000")
@@ -210,6 +217,19 @@ def test_a_proxy_that_answers_in_http_is_understood(http_status, grpc_status):
 def test_a_broken_off_stream_is_a_lost_connection():
     with pytest.raises(ConnectionLostError, match="REFUSED_STREAM"):
         call(SETTINGS + frame(3, (7).to_bytes(4, "big")))
+
+
+def test_a_server_that_stops_breaks_calls_off_and_its_caller_knows_that_it_was_not_the_caller():
+    with pytest.raises(ConnectionLostError, match="broke the call off") as caught:
+        call(answer(b"", prefix=b"", trailers=[("grpc-status", "1"), ("grpc-message", "CANCELLED")]))
+    assert not isinstance(caught.value, NotProcessedError), "nobody knows how far it came"
+
+
+def test_a_server_that_stops_says_what_it_did_not_begin_with():
+    with pytest.raises(NotProcessedError, match="stopping"):
+        call(answer(b"", prefix=b"", trailers=[("grpc-status", "14"), (NOT_BEGUN, STOPPING)]))
+    assert call(answer(b"", prefix=b"", trailers=[("grpc-status", "14")])).status == 14
+    assert call(answer(trailers=[("grpc-status", "0"), (NOT_BEGUN, STOPPING)])).message == b"answer", "it answered"
 
 
 def test_an_answer_after_goaway_still_counts():

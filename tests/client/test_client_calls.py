@@ -26,6 +26,9 @@ from sealserve.client.protocols import GRPC
 from sealserve.client.reply import Reply
 from sealserve.client.status import Code
 from sealserve.errors import InputError, UnavailableError
+from sealserve.wire import tensorflow_serving_pb2
+from sealserve.wire.not_begun import NOT_BEGUN, STOPPING
+from sealserve.wire.tensors import from_numpy
 
 INPUTS = {"images": SECRET_INPUT}
 pytestmark = pytest.mark.usefixtures("both_clients")
@@ -155,6 +158,26 @@ def test_many_threads_share_a_client_and_its_connections(replica, second_replica
     assert [int(answer.outputs["scores"][0, 0]) for answer in answers] == [5 * n for n in range(60)]
     assert {answer.replica for answer in answers} == {"replica-1", "replica-2"}
     assert balancer.accepted <= 3
+
+
+@pytest.mark.usefixtures("both_clients")
+def test_a_server_that_stops_costs_nothing_however_often_it_refuses(start_good, second_replica, balance, policy):
+    def refuse(_, context):
+        context.set_trailing_metadata(((NOT_BEGUN, STOPPING),))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+
+    stopping = start_good(predict=refuse)
+    stopping.others = second_replica.others = ["Once"]
+    balancer = balance(*[stopping.target] * 5, second_replica.target)
+    request = tensorflow_serving_pb2.PredictRequest(model_spec={"name": "classifier"})
+    request.inputs["images"].CopyFrom(from_numpy(SECRET_INPUT))
+    with Client(balancer.target, policy) as client:
+        assert client.predict(INPUTS, model="classifier", timeout=10).replica == "replica-2"
+        assert (stopping.predicted, balancer.accepted) == (5, 6), "each try has a connection of its own"
+        client.drop_connections()
+        # Also what may not run twice: it has not begun.
+        assert client.call("/a.B/Once", request.SerializeToString(), timeout=10).status == Code.OK
+    assert (stopping.predicted, second_replica.predicted) == (10, 2)
 
 
 def test_the_words_of_the_server_reach_the_user(replica, policy):

@@ -138,15 +138,35 @@ def test_an_answer_that_the_evidence_does_not_name_is_withheld(start_good, platf
     listed = write_policy(tmp_path / "policy.yaml", platform, f"models: ['{DIGEST.hex()}']\n")
     replica = start_good(models=(("classifier", 1, DIGEST),))  # and it answers as version 3
     assert isinstance(refuse(replica.target, listed), PolicyRefusedError)
-    assert replica.asked == 2
+    assert replica.predicted == 3, "as often as of `predict`"
 
 
-def test_a_call_that_may_have_begun_is_not_repeated(start_good, policy):
+def test_a_status_that_a_replica_gives_is_told_and_not_repeated(start_good, policy):
     replica = start_good(predict=lambda _, context: context.abort(grpc.StatusCode.UNAVAILABLE, "busy"))
     with verified_channel(replica.target, policy) as channel, pytest.raises(grpc.RpcError) as caught:
         stub(channel)(request(), timeout=10)
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, "busy")
     assert replica.predicted == 1
+
+
+def test_an_inference_whose_replica_dies_is_repeated_and_what_may_not_run_twice_is_not(
+    start_good, second_replica, balance, policy
+):
+    def die(message, context):
+        balancer.cut()
+        return dying.honest_predict(message, context)
+
+    dying = start_good(predict=die)
+    dying.others = second_replica.others = ["Once"]
+    balancer = balance(dying.target, second_replica.target)
+    with verified_channel(balancer.target, policy) as channel:
+        assert stub(channel)(request(), timeout=10).model_spec.version.value == 3
+    assert (dying.predicted, second_replica.predicted) == (1, 1)
+    balancer = balance(dying.target, second_replica.target)
+    with verified_channel(balancer.target, policy) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/a.B/Once")(request().SerializeToString(), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert (dying.predicted, second_replica.predicted) == (2, 1)
 
 
 def test_deadlines_and_dead_targets_have_their_codes(start_good, policy):

@@ -16,7 +16,6 @@ from sealserve.client import Client, ModelNotAcceptedError, ModelNotServedError,
 from sealserve.client.errors import MalformedReplyError, ModelChangedError, ModelChangingError
 from sealserve.client.judgements import _CHANGE_PAUSES, DOUBT_SECONDS
 from sealserve.wire import attestation_pb2, open_inference_pb2, tensorflow_serving_pb2
-from sealserve.wire.tensors import from_numpy
 
 INPUTS = {"images": SECRET_INPUT}
 NEW, NEWER = bytes(range(32)), bytes(range(1, 33))
@@ -99,19 +98,6 @@ def test_an_answer_that_a_second_change_has_overtaken_is_asked_for_again(replica
         replica.predict = answer_and_change
         assert client.predict(INPUTS, model="classifier").model_version == 5
     assert replica.predicted == 3
-
-
-def test_what_may_not_run_twice_is_not_asked_for_again(replica, listed, protocol):
-    ask = tensorflow_serving_pb2.PredictRequest(model_spec={"name": "classifier"})
-    ask.inputs["images"].CopyFrom(from_numpy(SECRET_INPUT))
-    if protocol == "rest":
-        pytest.skip("inferences over REST may run twice")
-    with Client(replica.target, listed(DIGEST, NEW)) as client:
-        exchange(replica, 4, NEW)
-        replica.claims = claims((3, DIGEST))
-        with pytest.raises(ModelChangedError):
-            client.call("/tensorflow.serving.PredictionService/Predict", ask.SerializeToString())
-    assert replica.predicted == 1
 
 
 def test_a_replica_that_never_names_what_answers_gets_three_inputs_at_most(replica, listed):

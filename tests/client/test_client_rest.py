@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hypothesis_numpy
 
 from sealserve.client import Client, EvidenceMissingError, ModelNotAcceptedError, RequestRefusedError
 from sealserve.client.deadline import Deadline
-from sealserve.client.errors import ConnectionLostError, MalformedReplyError
+from sealserve.client.errors import ConnectionLostError, MalformedReplyError, NotProcessedError
 from sealserve.client.rest.http1 import RestProtocol
 from sealserve.client.rest.reply import RestReply
 from sealserve.client.rest.request import RestRequest
@@ -26,6 +26,7 @@ from sealserve.evidence.errors import EvidenceBindingError
 from sealserve.serving.open_inference.raw import read_raw
 from sealserve.serving.rest.kserve_tensors import read_infer as server_reads
 from sealserve.serving.rest.kserve_tensors import write_infer
+from sealserve.wire.not_begun import NOT_BEGUN, STOPPING
 from sealserve.wire.open_inference_pb2 import ModelInferResponse
 
 INPUTS = {"images": SECRET_INPUT}
@@ -169,6 +170,13 @@ def ask(*arriving: bytes, method: str = "GET", max_reply: int = 1000) -> tuple[R
             http.feed(data)
     assert http.over
     return http.finish(), http
+
+
+def test_a_server_that_stops_says_what_it_did_not_begin_with():
+    refusal = b"HTTP/1.1 503 Service Unavailable\r\n%sContent-Length: 0\r\n\r\n"
+    with pytest.raises(NotProcessedError, match="stopping"):
+        ask(refusal % f"{NOT_BEGUN}: {STOPPING}\r\n".encode())
+    assert ask(refusal % b"")[0].status == 503
 
 
 @pytest.mark.parametrize("lie", LIES)

@@ -11,7 +11,7 @@ import pytest
 from sealserve.errors import InputError
 from sealserve.serving import admission as admission_module
 from sealserve.serving.admission import Admission
-from sealserve.serving.errors import CallerGoneError, NoMessageError, NotReadyError, OverloadedError
+from sealserve.serving.errors import CallerGoneError, NoMessageError, OverloadedError, StoppingError
 from sealserve.serving.limits import Limits
 from sealserve.serving.load import Load
 from sealserve.threads import RequestThreads
@@ -266,9 +266,9 @@ def test_who_asks_while_the_server_stops_is_told_so():
     call.come.set()
     assert admission.receive(call.messages(), call) == b"a"
     admission.close()
-    with pytest.raises(NotReadyError, match="stopping"):
+    with pytest.raises(StoppingError, match="stopping"):
         admission.work(call, 1)
-    assert NotReadyError.code == "UNAVAILABLE"
+    assert StoppingError.code == "UNAVAILABLE"
 
 
 def test_a_server_that_stops_waits_for_a_moment_without_new_requests_but_not_for_ever(monkeypatch):

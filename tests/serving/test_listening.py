@@ -13,12 +13,14 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from sealserve.errors import MachineError
+from sealserve.serving import admission as admission_module
 from sealserve.serving.grpc_server import listen
 from sealserve.serving.limits import Limits
 from sealserve.serving.methods import Service, unary_method
 from sealserve.serving.process.channel_arguments import apply_channel_arguments
 from sealserve.serving.process.gate import Gate
 from sealserve.serving.tls import ServerTls
+from sealserve.wire.not_begun import NOT_BEGUN, STOPPING
 
 
 def echo(request, context):
@@ -118,6 +120,18 @@ def test_a_clients_certificate_is_looked_at_in_every_session(started, certificat
             assert stream.recv(1000), "it was accepted"
             assert not stream.session_reused
             session = stream.session
+
+
+def test_a_server_that_stops_says_what_it_does_not_begin_with(started, monkeypatch):
+    monkeypatch.setattr(admission_module, "_QUIET", 0.0)
+    server, (port,) = started()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert say(channel)
+        server._admission.close()  # as `stop` does first
+        with pytest.raises(grpc.RpcError) as caught:
+            say(channel)
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+    assert dict(caught.value.trailing_metadata()) == {NOT_BEGUN: STOPPING}
 
 
 def test_health_begins_as_it_is_told_and_knows_further_names(started):

@@ -16,7 +16,7 @@ from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
 from sealserve.client.headers import Metadata
 from sealserve.client.judgements import Judgements, boot_time
-from sealserve.client.messages import Prediction, answering_models
+from sealserve.client.messages import Prediction, answering_models, is_inference
 from sealserve.client.metadata import ModelMetadata
 from sealserve.client.pool import Borrowed, VerifiedPool
 from sealserve.client.protocols import GRPC, REST, Exchange, Grpc, Rest, UnaryCall
@@ -101,8 +101,8 @@ class Caller:
     ) -> Reply:
         """Call any unary method, whose messages this client does not know.
 
-        It is repeated only when it is certain that no server began with it. A status that the server gives is in the
-        reply and is not raised.
+        An inference is repeated where nobody answered; others only when it is certain that no server began with them. A
+        status that the server gives is in the reply and is not raised.
 
         :param method: ``/package.Service/Method``. :param message: serialized. :param metadata: to send along.
         :param receipt: as of :meth:`predict`; it is in the reply, if that has a message.
@@ -123,7 +123,7 @@ class Caller:
 
         call = UnaryCall(method, [message], self._max_reply, metadata)
         request, wish = with_wish(call, self._pool.policy) if receipt else (call, None)
-        return self._call(request, deadline, read, repeatable=False, wish=wish)[0]
+        return self._call(request, deadline, read, repeatable=is_inference(method), wish=wish)[0]
 
     def request(
         self,

@@ -156,6 +156,11 @@ def read_outputs(response: PredictResponse, max_bytes: int) -> dict[str, Array]:
     return arrays
 
 
+def is_inference(method: str) -> bool:
+    """Whether a gRPC method asks a model for an answer. That changes nothing, and so may reach a server twice."""
+    return method in _ANSWERS
+
+
 def answering_models(method: str, reply: Reply) -> tuple[tuple[str, int], ...]:
     """The models and versions that an answer says it is of; empty if it is no answer of a model.
 

@@ -9,11 +9,12 @@ from urllib.parse import unquote_to_bytes
 
 from sealserve.client.errors import ConnectionLostError, MalformedReplyError, NotProcessedError
 from sealserve.client.headers import Metadata, read_metadata_value
+from sealserve.wire.not_begun import NOT_BEGUN
 
 if TYPE_CHECKING:
     from sealserve.client.receipts import Receipt
 
-_UNAVAILABLE, _UNKNOWN, _UNIMPLEMENTED, _INTERNAL = 14, 2, 12, 13
+_CANCELLED, _UNKNOWN, _UNIMPLEMENTED, _INTERNAL, _UNAVAILABLE = 1, 2, 12, 13, 14
 # What an HTTP status means where a proxy answered instead of a gRPC server (grpc: http-grpc-status-mapping.md).
 _HTTP_STATUS = {
     b"400": _INTERNAL,
@@ -57,7 +58,8 @@ def read_reply(headers: Headers, trailers: Headers, body: bytearray, *, ended: b
     """The outcome of a finished exchange; a gRPC status that the server gave is no exception.
 
     :param ended: whether the server ended the stream. :param reset: the code by which it broke it off, if it did.
-    :raises ConnectionLostError: it was broken off without a status.
+    :raises ConnectionLostError: it was broken off, without a status or as CANCELLED: so ends what a server still has,
+        or finds on its sockets, when it stops. :raises NotProcessedError: the server did not begin with it.
     :raises MalformedReplyError: there is no status, or with success not exactly one message.
     """
     named = dict(headers) | dict(trailers)
@@ -79,11 +81,20 @@ def read_reply(headers: Headers, trailers: Headers, body: bytearray, *, ended: b
     if not (status.isdigit() and len(status) <= 3):
         raise MalformedReplyError("the server's gRPC status is no number")
     text = unquote_to_bytes(named.get(b"grpc-message", b"")).decode(errors="replace")
+    if int(status) == _CANCELLED:
+        raise ConnectionLostError(f"the server broke the call off ({text or 'CANCELLED'})", hint="Try again.")
     if status != b"0":
+        if NOT_BEGUN in dict(after):
+            raise not_begun()
         return Reply(int(status), text, b"", before, after)
     if len(body) < _PREFIX or body[0] != 0 or int.from_bytes(body[1:_PREFIX], "big") != len(body) - _PREFIX:
         raise MalformedReplyError("the server's reply is not exactly one uncompressed message")
     return Reply(0, text, memoryview(body)[_PREFIX:].toreadonly(), before, after)
+
+
+def not_begun() -> NotProcessedError:
+    """The error for a server that says so (:mod:`sealserve.wire.not_begun`). Its connection is of no more use."""
+    return NotProcessedError("the server is stopping and did not begin with the request", hint="Try again.")
 
 
 def _metadata(headers: Iterable[tuple[bytes, bytes]]) -> Metadata:

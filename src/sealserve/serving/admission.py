@@ -18,7 +18,7 @@ from types import TracebackType
 import grpc
 
 from sealserve.logs import get_logger
-from sealserve.serving.errors import CallerGoneError, NoMessageError, NotReadyError, OverloadedError
+from sealserve.serving.errors import CallerGoneError, NoMessageError, OverloadedError, StoppingError
 from sealserve.serving.heap import allocated_bytes, give_back
 from sealserve.serving.limits import Limits
 from sealserve.serving.load import Load
@@ -27,7 +27,7 @@ _log = get_logger(__name__)
 
 _TICK = 0.25  # seconds between two looks at what is overdue
 _FRESH = 0.02  # seconds in which a message cannot have brought much
-_QUIET, _MOST_QUIET = 0.05, 0.5  # seconds without a new request before the server closes; and that it waits for them
+_QUIET, _MOST_QUIET = 0.05, 0.2  # seconds without a new request before the server closes; and that it waits for them
 _PATIENCE = 8  # looks: memory that does not come back by then is not that of messages
 
 
@@ -128,10 +128,10 @@ class Admission:
         """The place in which a request that takes ``size`` bytes is answered, in a ``with`` block.
 
         :raises OverloadedError: there is no place. :raises CallerGoneError: nobody waits for the answer.
-        :raises NotReadyError: the server stops.
+        :raises StoppingError: the server stops.
         """
         if self._closed:
-            raise NotReadyError("the server is stopping")
+            raise StoppingError("the server is stopping")
         if not context.is_active():
             raise CallerGoneError("the caller does not wait for the answer any more")
         size = min(size, self._limits.buffered_bytes)  # alone, the largest message has a place with all its fields

@@ -85,3 +85,9 @@ class NotReadyError(RequestError):
     """The server is not ready for requests yet."""
 
     code = "UNAVAILABLE"
+
+
+class StoppingError(RequestError):
+    """The server stops, and did not begin with the request. Callers are told so (:mod:`sealserve.wire.not_begun`)."""
+
+    code = "UNAVAILABLE"

@@ -16,8 +16,9 @@ from sealserve.errors import SealserveError
 from sealserve.logs import event, get_logger
 from sealserve.serving.admission import Admission
 from sealserve.serving.answering import watched
-from sealserve.serving.errors import OverloadedError, RequestError
+from sealserve.serving.errors import OverloadedError, RequestError, StoppingError
 from sealserve.serving.receipts import ReceiptSigner, Wish, wish_of
+from sealserve.wire.not_begun import NOT_BEGUN, STOPPING
 from sealserve.wire.skim import SkimError, skim
 
 Request = TypeVar("Request", bound=Message)
@@ -138,6 +139,8 @@ def _abort(error: Exception, request_type: type[Message], context: grpc.Servicer
             code, text = "INVALID_ARGUMENT", error.message
         case RequestError():
             code, text = error.code, error.message
+            if isinstance(error, StoppingError):
+                context.set_trailing_metadata(((NOT_BEGUN, STOPPING),))
         case SealserveError():
             event(_log, logging.ERROR, "request-failed", reason=error)
             code, text = "INTERNAL", error.message

@@ -22,6 +22,7 @@ from sealserve.serving.core import ModelServer
 from sealserve.serving.rest.limits import RestLimits
 from sealserve.serving.rest.server import create_rest_server
 from sealserve.serving.tls import ServerTls
+from sealserve.wire.not_begun import NOT_BEGUN, STOPPING
 
 BODY = '{"instances": [1.5]}'
 PREDICT = "/v1/models/echo:predict"
@@ -158,6 +159,14 @@ def test_stopping_lets_requests_finish(rest, core, echo):
     assert results[0].headers["Connection"] == "close"
     with pytest.raises(ConnectionRefusedError):
         caller.raw()
+
+
+def test_stopping_says_what_it_does_not_begin_with(rest, core, echo):
+    caller = rest(core)
+    caller.server._application.stopping = True
+    answer = caller.post(PREDICT, BODY)
+    assert (answer.status, answer.headers[NOT_BEGUN], answer.headers["Connection"]) == (503, STOPPING, "close")
+    assert not echo.requests
 
 
 def test_stopping_ends_what_does_not_finish(rest, core, echo):

@@ -19,7 +19,7 @@ from sealserve.client.deadline import Deadline
 from sealserve.client.endpoint import Endpoint
 from sealserve.client.headers import Metadata
 from sealserve.client.judgements import Judgements, boot_time
-from sealserve.client.messages import Prediction, answering_models
+from sealserve.client.messages import Prediction, answering_models, is_inference
 from sealserve.client.metadata import ModelMetadata
 from sealserve.client.protocols import GRPC, REST, Exchange, Grpc, Rest, UnaryCall
 from sealserve.client.receipts import ReceiptWish, with_wish
@@ -114,7 +114,7 @@ class AsyncCaller:
 
         call = UnaryCall(method, [message], self._max_reply, metadata)
         request, wish = with_wish(call, self._pool.policy) if receipt else (call, None)
-        return (await self._call(request, deadline, read, repeatable=False, wish=wish))[0]
+        return (await self._call(request, deadline, read, repeatable=is_inference(method), wish=wish))[0]
 
     async def request(
         self,

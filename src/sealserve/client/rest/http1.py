@@ -16,8 +16,10 @@ import h11
 
 from sealserve import __version__
 from sealserve.client.errors import MalformedReplyError
+from sealserve.client.reply import not_begun
 from sealserve.client.rest.reply import RestReply
 from sealserve.errors import InputError
+from sealserve.wire.not_begun import NOT_BEGUN
 
 if TYPE_CHECKING:
     from sealserve.client.rest.request import RestRequest
@@ -33,6 +35,7 @@ _OVERHEAD = 1 << 16  # what an answer may cost in bytes beyond twice its body
 _MOST_INFORMATIONAL = 8
 _WITHOUT_BODY = frozenset({204, 304})
 _RESET_CONTENT = 205  # has none either, but says so (RFC 9110, section 15.3.6)
+_UNAVAILABLE = 503
 _STATUSES_END = 600
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # h11 lets them pass (RFC 9110, section 5.5, does not)
 
@@ -133,7 +136,7 @@ class RestProtocol:
             raise _broken(str(error)) from error
 
     def finish(self) -> RestReply:
-        """The answer to the request that is over."""
+        """The answer to the request that is over. :raises NotProcessedError: the server stops."""
         response, self._request = self._response, None
         if response is None or not self._over:
             raise RuntimeError("there is no request to finish")
@@ -147,6 +150,8 @@ class RestProtocol:
             self._http.start_next_cycle()
         self._idle_since = time.monotonic()
         headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in response.headers)
+        if response.status_code == _UNAVAILABLE and NOT_BEGUN in dict(headers):
+            raise not_begun()
         return RestReply(response.status_code, headers, bytes(self._body))
 
     def _end(self) -> None:

@@ -16,13 +16,13 @@ from aiohttp import web
 from sealserve.errors import SealserveError
 from sealserve.logs import event, get_logger
 from sealserve.serving.core import ModelServer
-from sealserve.serving.errors import ReceiptUnavailableError, RequestError
+from sealserve.serving.errors import ReceiptUnavailableError, RequestError, StoppingError
 from sealserve.serving.load import Load
 from sealserve.serving.receipts import NONCE
 from sealserve.serving.rest.answers import error_body
 from sealserve.serving.rest.bodies import decompress, is_compressed, read_body
 from sealserve.serving.rest.door import Door
-from sealserve.serving.rest.http_errors import BusyError, headers_of, status_of
+from sealserve.serving.rest.http_errors import headers_of, status_of
 from sealserve.serving.rest.limits import RestLimits
 from sealserve.serving.rest.places import Memory, Places, Share
 from sealserve.serving.rest.routes import Finder
@@ -118,7 +118,7 @@ class Application:
         if isinstance(work, Reply):
             return work
         if self.stopping and not work.beside:
-            raise BusyError("the server is going away: try another")
+            raise StoppingError("the server is stopping")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limits.timeout_seconds
         share = Share(self.memory)

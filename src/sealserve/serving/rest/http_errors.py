@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from sealserve.serving.errors import RequestError
+from sealserve.serving.errors import RequestError, StoppingError
+from sealserve.wire.not_begun import NOT_BEGUN, STOPPING
 
 # tensorflow_serving/model_servers/http_server.cc, ToHTTPStatusCode
 _STATUS = {
@@ -59,4 +60,6 @@ def headers_of(error: RequestError) -> dict[str, str]:
     headers = dict(error.headers) if isinstance(error, HttpError) else {}
     if status_of(error) in _LATER:
         headers["Retry-After"] = "1"
+    if isinstance(error, StoppingError):
+        headers[NOT_BEGUN] = STOPPING
     return headers
