@@ -46,14 +46,14 @@ def spread(plan: Plan, component: str) -> list[object]:
     ]
 
 
-def drain() -> Object:
+def drain(seconds: int = DRAIN_SECONDS) -> Object:
     """``lifecycle`` of a container."""
     return {
         Comment(
             "The pod is taken out of DNS and endpoints when its deletion begins; until everybody has heard of it, it "
             "goes on answering."
         ): None,
-        "preStop": {"sleep": {"seconds": DRAIN_SECONDS}},
+        "preStop": {"sleep": {"seconds": seconds}},
     }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hashlib import sha256
 
 from sealserve.deploy.images.layout import GRPC_PORT, REST_PORT, STOP_GRACE
+from sealserve.deploy.images.programs import connection_age
 from sealserve.kubernetes.plan import Plan, Track
 from sealserve.kubernetes.pods import (
-    DRAIN_SECONDS,
     container_security,
     disruption_budget,
     drain,
@@ -22,6 +22,7 @@ REPLICA_USER = 10001
 _ROLLOUT_SECONDS = 900  # a large enclave and a large model
 _WAIT_SECONDS = 86_400
 _GIVEN_UP_SECONDS = 60
+_HEARD_SECONDS = 5
 
 
 def replica_objects(plan: Plan) -> list[Object]:
@@ -99,9 +100,10 @@ def _pod(plan: Plan, track: Track, parts: TeeParts) -> Object:
         "enableServiceLinks": False,
         "securityContext": pod_security(REPLICA_USER),
         Comment(
-            f"{DRAIN_SECONDS} seconds until nobody sends new requests, {STOP_GRACE} for those in flight, and some more."
+            f"{_drain_seconds(plan)} seconds until nobody sends new requests, {STOP_GRACE} for those in flight, "
+            "and some more."
         ): None,
-        "terminationGracePeriodSeconds": DRAIN_SECONDS + STOP_GRACE + 15,
+        "terminationGracePeriodSeconds": _drain_seconds(plan) + STOP_GRACE + 15,
         "topologySpreadConstraints": spread(plan, track.component),
         **({"tolerations": parts.tolerations} if parts.tolerations else {}),
         **({"initContainers": parts.init_containers} if parts.init_containers else {}),
@@ -112,6 +114,13 @@ def _pod(plan: Plan, track: Track, parts: TeeParts) -> Object:
             *parts.volumes,
         ],
     }
+
+
+def _drain_seconds(plan: Plan) -> int:
+    """So long that every connection has been closed in good order by then: their age differs by a tenth (gRPC), and the
+    edge goes on making them until it has heard that the pod leaves.
+    """
+    return connection_age(plan.deployment) * 11 // 10 + _HEARD_SECONDS
 
 
 def _container(plan: Plan, track: Track, parts: TeeParts) -> Object:
@@ -137,7 +146,7 @@ def _container(plan: Plan, track: Track, parts: TeeParts) -> Object:
         ): None,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         **_probes(plan),
-        "lifecycle": drain(),
+        "lifecycle": drain(_drain_seconds(plan)),
         "volumeMounts": [
             {"name": "sealed", "mountPath": parts.sealed_mount, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
