@@ -92,9 +92,30 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created).astimezone()
         fields = getattr(record, "fields", None)
-        tail = " ".join(f"{k}={presentable(v)}" for k, v in fields.items()) if isinstance(fields, dict) else ""
-        line = printable(f"{moment:%H:%M:%S} {record.levelname.lower():<8} {record.getMessage()} {tail}".rstrip())
+        line = _text_of(moment, record.levelname.lower(), record.getMessage(), fields)
         return line + _exception_of(self, record)
+
+
+def readable(line: str) -> str | None:
+    """What :class:`TextFormatter` would have made of a line of :class:`JsonFormatter`; None if it is no such line.
+
+    Times are local, with the day if it is not today. An exception's lines follow. Nothing in it commands a terminal.
+    """
+    try:
+        entry = json.loads(line)
+        time, level, name = (str(entry.pop(key)) for key in ("time", "level", "event"))
+        moment = datetime.fromisoformat(time).astimezone()
+        entry.pop("logger", None)
+        exception = entry.pop("exception", None)
+        text = _text_of(moment, level, name, entry) + (f"\n{printable_lines(str(exception))}" if exception else "")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+    return text if moment.date() == datetime.now().astimezone().date() else f"{moment:%Y-%m-%d} {text}"
+
+
+def _text_of(moment: datetime, level: str, name: str, fields: Any) -> str:
+    tail = " ".join(f"{k}={presentable(v)}" for k, v in fields.items()) if isinstance(fields, dict) else ""
+    return printable(f"{moment:%H:%M:%S} {level:<8} {name} {tail}".rstrip())
 
 
 class CommandFormatter(logging.Formatter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -82,8 +83,8 @@ def _replace_a_pod(owner: Owner) -> None:
 
 def _logged(owner: Owner, event: str) -> int:
     """How many replicas said so."""
-    lines = sealserve(owner, "logs", "--tail", "200").splitlines()
-    return len({line.partition(" | ")[0] for line in lines if f'"event": "{event}"' in line})
+    lines = map(json.loads, sealserve(owner, "logs", "--json", "--tail", "200").splitlines())
+    return len({line["pod"] for line in lines if line.get("event") == event})
 
 
 def test_a_new_model_and_a_rotated_key_lose_no_request(owner: Owner) -> None:

@@ -34,9 +34,15 @@ KEYS = {
     "https://download.docker.com/linux/debian/gpg": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88",
     "https://pkgs.k8s.io/core:/stable:/v1.37/deb/Release.key": "DE15B14486CD377B9E876E1A234654DA9A296436",
 }
-# Package → the source and key that it needs, what it brings, and what it leaves.
-_DOCKER = ("/etc/apt/sources.list.d/sealserve-docker.sources", "/etc/apt/keyrings/sealserve-docker.gpg")
-_KUBERNETES = ("/etc/apt/sources.list.d/sealserve-kubernetes.sources", "/etc/apt/keyrings/sealserve-kubernetes.gpg")
+# Package → the source, key and preferences that it needs, what it brings, and what it leaves.
+_DOCKER, _KUBERNETES = (
+    (
+        f"/etc/apt/sources.list.d/sealserve-{name}.sources",
+        f"/etc/apt/keyrings/sealserve-{name}.gpg",
+        f"/etc/apt/preferences.d/00-sealserve-{name}.pref",
+    )
+    for name in ("docker", "kubernetes")
+)
 _PACKAGES: dict[str, tuple[tuple[str, ...], list[str], dict[str, str]]] = {
     "containerd.io": (_DOCKER, [], {"/etc/containerd/config.toml": 'disabled_plugins = ["cri"]\n'}),
     "kubelet": (_KUBERNETES, ["kubernetes-cni"], {"/var/lib/kubelet/pki": "x"}),
@@ -100,7 +106,10 @@ class StandIn:
         made.write("/sys/module/overlay/version", "1")
         made.write("/kernel/rules", RULES_BEFORE)
         made.save_packages({"apt": "installed", "curl": "installed", "iptables": "installed", "vim": "config-files"})
-        for directory in ("/run/systemd/system", "/etc/apt/sources.list.d", "/var/lib", "/root", "/opt"):
+        for directory in (
+            *("/run/systemd/system", "/var/lib", "/root", "/opt"),
+            *("/etc/apt/sources.list.d", "/etc/apt/preferences.d"),
+        ):
             made.path(directory).mkdir(parents=True, exist_ok=True)
         return made
 

@@ -13,6 +13,7 @@ from live_case import Case
 from sealserve.errors import InputError, UnavailableError
 from sealserve.kubernetes.live import applying, kinds
 from sealserve.kubernetes.live.applying import Change, prune
+from sealserve.kubernetes.live.connection import Request
 from sealserve.kubernetes.live.errors import ClusterRefusedError, ForbiddenError, MissingKindError, ObjectsRefusedError
 
 REPLICAS = ("Deployment", "photos-replica")
@@ -222,11 +223,11 @@ def test_a_server_that_answered_before_is_waited_for_even_by_who_would_not_wait_
 ) -> None:
     attempts: list[str] = []
 
-    def refused(method: str, path: str, **options: Any) -> Any:
-        attempts.append(path)
+    def refused(request: Request) -> Any:
+        attempts.append(request.path)
         if len(attempts) < 3:
             raise urllib3.exceptions.NewConnectionError(None, "refused")  # type: ignore[arg-type]
-        return once(method, path, **options)
+        return once(request)
 
     with connected(FakeApiServer(), tmp_path, patience=5, first_patience=0.0) as cluster:
         once = cluster._once

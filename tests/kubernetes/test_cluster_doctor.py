@@ -114,6 +114,21 @@ def test_what_is_not_permitted_is_listed(server: ApiServer, tmp_path: Path) -> N
     )
 
 
+def test_what_to_do_about_missing_permissions_is_said_once(server: ApiServer, tmp_path: Path) -> None:
+    for kind in ("nodes", "pods", "services"):
+        refusal = {"message": f'{kind} is forbidden: User "ops" cannot list resource "{kind}"'}
+        server.answers["GET", f"/api/v1/{kind}"] = lambda _, __, refusal=refusal: (403, refusal)  # type: ignore[misc]
+    server.answers["POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"] = lambda _, __: (
+        201,
+        {"status": {"allowed": False}},
+    )
+    deployment = write_deployment(tmp_path, CASES["nginx-sgx"])
+    arguments = ["-f", str(deployment), "--model-size", "1000", "--kubeconfig", str(server.kubeconfig(tmp_path))]
+    said = " ".join(CliRunner().invoke(cli, ["k8s", "doctor", *arguments]).output.split())
+    assert said.count("this could not be looked at") > 1
+    assert said.count("Ask whoever runs the cluster") == 1
+
+
 def test_what_may_not_be_looked_at_is_no_reason_to_stop(server: ApiServer, tmp_path: Path) -> None:
     refusal = {"message": 'nodes is forbidden: User "ops" cannot list resource "nodes"'}
     server.answers["GET", "/api/v1/nodes"] = lambda _, __: (403, refusal)

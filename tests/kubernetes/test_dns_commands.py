@@ -113,6 +113,27 @@ def test_a_cache_on_nodes_that_asks_past_coredns_is_told_of(server: ApiServer, t
     assert any("NodeLocal" in warning for warning in _run(server, tmp_path, "apply")["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "told"),
+    [
+        ({"broker": "192.0.2.10:4433"}, "photos-broker.serving.svc", "which kubernetes.broker makes"),
+        ({"broker": "192.0.2.10:4433"}, "photos-broker.serving.svc.cluster.local", "which kubernetes.broker makes"),
+        ({"broker": "192.0.2.10:4433"}, "photos-broker.elsewhere.svc", ""),
+        ({}, "photos-broker.serving.svc", ""),
+    ],
+)
+def test_a_name_that_the_cluster_has_for_the_broker_already_is_warned_of(
+    server: ApiServer, tmp_path: Path, section: dict[str, Any], name: str, told: str
+) -> None:
+    changes = {"broker": {"listen": "192.0.2.10:4433"}, "image": {"brokers": [f"{name}:4433"]}}
+    warnings = _run(server, tmp_path, "apply", changes={**changes, "kubernetes": {"namespace": "serving", **section}})[
+        "warnings"
+    ]
+    assert [warning.startswith(f"{name} is the name of a Service already, {told}") for warning in warnings] == (
+        [True] if told else []
+    )
+
+
 def test_a_snippet_with_hosts_is_left_alone(server: ApiServer, tmp_path: Path) -> None:
     text = "(common) {\n  hosts {\n  }\n}\n.:53 {\n  import common\n}\n"
     server.objects[_OWN] = _map({"Corefile": text})

@@ -15,9 +15,9 @@ import urllib3
 from api_server import kubeconfig
 from fake_api_server import FakeApiServer, connected
 
-from sealserve.cli.rollout_display import rollout_line
+from sealserve.cli.rollout_display import rollout_lines
 from sealserve.errors import SealserveError, UnavailableError
-from sealserve.kubernetes.live import answers, api, kinds
+from sealserve.kubernetes.live import answers, connection, kinds
 from sealserve.kubernetes.live.answers import lines_of, refusal_of
 from sealserve.kubernetes.live.api import Cluster
 from sealserve.kubernetes.live.corefile import read_corefile
@@ -54,7 +54,7 @@ def test_a_refusal_in_no_form_is_a_refusal(said: str) -> None:
 
 
 def test_an_answer_without_end_is_not_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_LARGEST", 1000)
+    monkeypatch.setattr(connection, "_LARGEST", 1000)
     fake = FakeApiServer()
     with connected(fake, tmp_path, patience=0.0) as cluster:
         assert cluster.version() == (1, 36)
@@ -147,4 +147,5 @@ def test_a_pods_name_commands_no_terminal() -> None:
     state = replica_state(pod)
     assert state.state is State.FAILED
     snapshot = Snapshot((state,), frozenset(), 1, None, EdgeState(ready=True))
-    assert rollout_line(state, snapshot).isprintable()
+    ((_, line),) = rollout_lines(snapshot)
+    assert line.isprintable()

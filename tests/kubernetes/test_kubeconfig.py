@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from click.testing import CliRunner
 from kubernetes.client import Configuration
+from kubernetes_cases import CASES, write_deployment
 
+from sealserve.cli import cluster_options
+from sealserve.cli.main import cli
+from sealserve.errors import UnavailableError
 from sealserve.kubernetes.live.answers import refusal_of
-from sealserve.kubernetes.live.errors import KubeconfigError
+from sealserve.kubernetes.live.api import Cluster
+from sealserve.kubernetes.live.errors import KubeconfigError, UncheckedServerError
 from sealserve.kubernetes.live.kubeconfig import load
 
 GOOD = """
@@ -72,6 +78,67 @@ def test_a_file_that_is_no_kubeconfig_is_refused_without_its_content(
     with pytest.raises(KubeconfigError) as refused:
         load(Configuration(), file, context)
     assert "s3cret" not in f"{refused.value} {refused.value.hint}"
+
+
+_SKIP = ", insecure-skip-tls-verify: true"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "why"),
+    [
+        ('server: "https://192.0.2.20:6443"', None),
+        ('server: "http://127.0.0.1:8001"', None),
+        ('server: "http://[::1]:8001"', None),
+        ('server: "https://192.0.2.20:6443"' + _SKIP, "says not to check who answers"),
+        ('server: "https://127.0.0.1:6443"' + _SKIP, "says not to check who answers"),
+        ('server: "http://192.0.2.20:8080"', "without TLS"),
+        ('server: "192.0.2.20:8080"', "without TLS"),
+    ],
+)
+def test_a_server_that_nobody_checks_is_refused_unless_that_is_accepted(
+    file: Path, cluster: str, why: str | None
+) -> None:
+    file.write_text(GOOD.replace('server: "http://192.0.2.20:6443"', cluster))
+    if why is None:
+        assert Cluster.connect(file).unchecked is None
+        return
+    with pytest.raises(UncheckedServerError, match=why) as refused:
+        Cluster.connect(file)
+    assert refused.value.exit_code == 4
+    assert why in str(Cluster.connect(file, insecure=True).unchecked)
+
+
+def test_a_server_that_is_no_url_is_refused(file: Path) -> None:
+    file.write_text(GOOD.replace("http://192.0.2.20:6443", "https://192.0.2.20:port"))
+    with pytest.raises(KubeconfigError, match="is no URL"):
+        Cluster.connect(file)
+
+
+@pytest.mark.parametrize("command", ["apply", "diff", "status", "logs", "delete", "doctor", "dns apply", "dns undo"])
+def test_commands_send_nothing_to_a_server_that_nobody_checks(file: Path, command: str) -> None:
+    file.write_text(GOOD)
+    deployment = write_deployment(file.parent, {**CASES["nginx-sgx"], "broker": {"listen": "192.0.2.10:4433"}})
+    options = ["-f", str(deployment), "--kubeconfig", str(file)]
+    if command in {"apply", "diff", "doctor"}:
+        options += ["--model-size", "1000"]
+    result = CliRunner().invoke(cli, ["k8s", *command.split(), *options], standalone_mode=False)
+    assert isinstance(result.exception, UncheckedServerError), result.exception
+
+
+def test_a_command_that_accepts_it_warns_and_goes_on(file: Path) -> None:
+    file.write_text(GOOD)
+    deployment = write_deployment(file.parent, CASES["nginx-simulated"])
+    options = ["--insecure-skip-tls-verify", "-f", str(deployment), "--kubeconfig", str(file)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(urllib3.PoolManager, "request", _nobody)
+        patch.setattr(cluster_options, "_FIRST_PATIENCE", 0.0)
+        result = CliRunner().invoke(cli, ["k8s", "status", *options], standalone_mode=False)
+    assert isinstance(result.exception, UnavailableError)
+    assert "warning: the kubeconfig leads to http://192.0.2.20:6443 without TLS" in result.stderr
+
+
+def _nobody(*_: object, **__: object) -> object:
+    raise urllib3.exceptions.NewConnectionError(None, "refused")  # type: ignore[arg-type]
 
 
 def test_a_login_that_is_not_known_is_no_missing_permission() -> None:

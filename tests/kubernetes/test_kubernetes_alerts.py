@@ -20,7 +20,9 @@ COUNT, BUCKET = (
     f":tensorflow:serving:request_count{{{POD},status=",
     f":tensorflow:serving:request_latency_bucket{{{POD},le=",
 )
-REFUSED = 'sealserve_broker_decisions_total{instance="b",outcome="refused",reason="unknown"}'
+BROKER = 'job="serving/photos-broker",instance="b"'
+REFUSED = f'sealserve_broker_decisions_total{{{BROKER},outcome="refused",reason="unknown"}}'
+EVIDENCE = f'sealserve_broker_evidence_total{{{BROKER},tee="sgx",tcb_status='
 RESTARTS = 'kube_pod_container_status_restarts_total{namespace="serving",container="replica",pod='
 EXPIRY = f"sealserve_replica_certificate_expiry_timestamp_seconds{{{POD}}}"
 
@@ -67,14 +69,21 @@ FIRING = [
     Case("SealserveRequestsRefused", 15, {f"sealserve_replica_requests_refused_total{{{POD}}}": "0+1x20"}),
     Case("SealserveBrokerRefuses", 5, {REFUSED: "_x2 1x20"}),  # the first of its reason
     Case("SealserveBrokerRefuses", 25, {REFUSED: "1x20 2x20"}),
-    Case("SealserveBrokerUntrusted", 5, {"sealserve_broker_store_trusted": "0x10"}),
-    Case("SealserveAuditFails", 5, {"sealserve_broker_audit_failures_total": "0x2 1x10"}),
-    Case("SealserveTcbOutOfDate", 5, {'sealserve_broker_evidence_total{tee="sgx",tcb_status="OutOfDate"}': "_ 1x10"}),
-    Case("SealserveCollateralEnds", 15, {"sealserve_broker_collateral_expiry_timestamp_seconds": "100000x20"}),
+    Case("SealserveBrokerUntrusted", 5, {f"sealserve_broker_store_trusted{{{BROKER}}}": "0x10"}),
+    Case("SealserveAuditFails", 5, {f"sealserve_broker_audit_failures_total{{{BROKER}}}": "0x2 1x10"}),
+    Case("SealserveTcbOutOfDate", 5, {f'{EVIDENCE}"OutOfDate"}}': "_ 1x10"}),
+    Case(
+        "SealserveCollateralEnds",
+        15,
+        {f"sealserve_broker_collateral_expiry_timestamp_seconds{{{BROKER}}}": "100000x20"},
+    ),
     Case(
         "SealserveBrokerConnections",
         10,
-        {"sealserve_broker_connections_open": "2900x20", "sealserve_broker_connections_limit": "3000x20"},
+        {
+            f"sealserve_broker_connections_open{{{BROKER}}}": "2900x20",
+            f"sealserve_broker_connections_limit{{{BROKER}}}": "3000x20",
+        },
     ),
 ]
 QUIET = [
@@ -84,14 +93,19 @@ QUIET = [
     Case("SealserveErrors", 15, {f'{COUNT}"OK"}}': "0+90x30", f'{COUNT}"INVALID_ARGUMENT"}}': "0+10x30"}),
     Case("SealserveSlow", 20, {f'{BUCKET}"500000"}}': "0+100x30", f'{BUCKET}"+Inf"}}': "0+100x30"}),
     Case("SealserveBrokerRefuses", 25, {REFUSED: "_x2 1x40"}),  # long ago
-    Case("SealserveTcbOutOfDate", 5, {'sealserve_broker_evidence_total{tee="sgx",tcb_status="UpToDate"}': "_ 1x10"}),
+    Case("SealserveTcbOutOfDate", 5, {f'{EVIDENCE}"UpToDate"}}': "_ 1x10"}),
 ]
 
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    changes = {**CASES["nginx-canary-simulated"], "tee": "sgx"}
-    (found,) = of_kind(objects_in(render(tmp_path_factory.mktemp("alerts"), changes)), "PrometheusRule")
+    return groups_of(tmp_path_factory.mktemp("alerts"))
+
+
+def groups_of(directory: Path, name: str = "photos") -> list[dict[str, Any]]:
+    case = CASES["nginx-canary-simulated"]
+    changes = {**case, "name": name, "tee": "sgx", "image": {"brokers": [f"{name}-broker.serving.svc:4433"]}}
+    (found,) = of_kind(objects_in(render(directory, changes)), "PrometheusRule")
     read: list[dict[str, Any]] = found["spec"]["groups"]
     return read
 
@@ -102,11 +116,45 @@ def test_every_alert_is_tried(groups: list[dict[str, Any]]) -> None:
     )
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH")
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH")
+
+
+@needs_promtool
 def test_alerts_fire_when_they_should_and_not_otherwise(tmp_path: Path, groups: list[dict[str, Any]]) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
     promtool("check", "rules", tmp_path / "rules.yaml")
     tests = [*(tried(case, firing=1) for case in FIRING), *(tried(case, firing=0) for case in QUIET)]
+    content = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(content))
+    promtool("test", "rules", tmp_path / "tests.yaml")
+
+
+@needs_promtool
+def test_of_two_deployments_each_alert_is_told_once_and_by_the_one_that_it_is_about(
+    tmp_path: Path, groups: list[dict[str, Any]]
+) -> None:
+    others = groups_of(tmp_path, "music")
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [*groups, *others]}))
+    series = {f"sealserve_broker_store_trusted{{{BROKER}}}": "0x10"}
+    series |= {
+        f'sealserve_replica_state{{job="serving/{name}-replica",pod="a",state="serving"}}': "0x10"
+        for name in ("photos", "music")
+    }
+    told = {"SealserveBrokerUntrusted": ["photos"], "SealserveNoReplicaServing": ["music", "photos"]}
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count by (deployment) (ALERTS{{alertname="{alert}",alertstate="firing"}})',
+                    "eval_time": "5m",
+                    "exp_samples": [{"labels": f'{{deployment="serving/{name}"}}', "value": 1} for name in names],
+                }
+            ],
+        }
+        for alert, names in told.items()
+    ]
     content = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump(content))
     promtool("test", "rules", tmp_path / "tests.yaml")

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from kubernetes_cases import CASES, content, objects_in, of_kind, render, write_deployment
+from kubernetes_cases import CASES, REPLICA, content, objects_in, of_kind, render, write_deployment
 from promql import asked_for, told_by
 
 from sealserve.deploy import load_deployment
@@ -99,8 +99,30 @@ def test_replicas_are_asked_where_they_tell(objects: list[dict[str, Any]]) -> No
         ports = {port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]}
         assert ports.get(endpoint["port"]) == (8502 if chosen else None)
     job = f"{monitor['metadata']['namespace']}/{monitor['metadata']['name']}"
-    jobs = {value for query in queries(objects) for value in re.findall(r'job="([^"]*)"', query)}
-    assert jobs == {job}
+    assert jobs_of(objects) == {"replica": {job}, "broker": {"serving/photos-broker"}}
+
+
+def jobs_of(objects: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """Whose series queries ask for: each selector has to say it, or it has those of other deployments, too."""
+    found: dict[str, set[str]] = {"replica": set(), "broker": set()}
+    for name, matchers in (series for query in queries(objects) for series in asked_for(query).series):
+        if name not in OF_KUBERNETES:
+            (job,) = (value for label, operator, value in matchers if (label, operator) == ("job", "MatchOp.Equal"))
+            found["broker" if name.startswith("sealserve_broker_") else "replica"].add(job)
+    return found
+
+
+def test_queries_about_brokers_in_the_cluster_ask_for_the_job_of_their_monitor(tmp_path: Path) -> None:
+    brokers = {"image": REPLICA, "namespace": "keys", "database": {"url": "postgresql://db/keys?sslmode=verify-full"}}
+    changes = {
+        "image": {"brokers": ["photos-broker.keys.svc:4433"]},
+        "kubernetes": {"brokers": brokers, "monitoring": {"namespace": "monitoring"}},
+    }
+    assert jobs_of(objects_in(render(tmp_path, changes)))["broker"] == {"keys/photos-broker"}
+    deployment = load_deployment(write_deployment(tmp_path, changes))
+    theirs = check(deployment).model_copy(update={"namespace": "keys"})
+    (monitor,) = broker_monitor_objects(Plan(deployment, theirs, (), "1Gi", "1", None, None), "key-broker")
+    assert (monitor["metadata"]["namespace"], monitor["metadata"]["name"]) == ("keys", "photos-broker")
 
 
 def test_each_alert_has_its_section_in_the_runbook_and_each_section_its_alert(objects: list[dict[str, Any]]) -> None:
@@ -164,8 +186,8 @@ def test_the_rule_for_the_adapter_gives_what_the_autoscaler_asks_for(objects: li
 
 def test_the_scrape_configuration_of_the_documentation_gives_the_labels_that_rules_ask_for() -> None:
     (example,) = (text for text in re.findall(r"```yaml\n(.*?)```", RUNBOOK, re.DOTALL) if "kubernetes_sd" in text)
-    replicas = yaml.safe_load(example)["scrape_configs"][0]
-    assert replicas["job_name"] == "serving/photos-replica"
+    replicas, brokers = yaml.safe_load(example)["scrape_configs"]
+    assert (replicas["job_name"], brokers["job_name"]) == ("serving/photos-replica", "serving/photos-broker")
     assert replicas["metrics_path"] == METRICS_PATH
     given = {each["target_label"] for each in replicas["relabel_configs"] if "target_label" in each}
     assert {"namespace", "pod", "app_kubernetes_io_component"} <= given

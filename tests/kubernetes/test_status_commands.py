@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,52 @@ def test_logs_of_all_replicas_are_in_the_order_of_time(server: ApiServer, tmp_pa
         "photos-replica-1 | three \\x1b[2J",
     ]
     assert _run(server, tmp_path, "logs", "photos-replica-2").output == "two\n"
+
+
+def test_logs_are_for_people_unless_json_is_asked_for(server: ApiServer, tmp_path: Path) -> None:
+    entry = {"time": "2026-11-30T05:00:00+00:00", "level": "warning", "logger": "sealserve.x", **REFUSED, "pod": "mine"}
+    _log(server, 1, json.dumps({**entry, "exception": "Traceback:\nValueError: \x1b"}))
+    _log(server, 2, "[notice] nginx")
+    local = datetime(2026, 11, 30, 5, tzinfo=UTC).astimezone()
+    first, *rest = _run(server, tmp_path, "logs").output.splitlines()
+    said = "warning  grant-refused reason=refused \\x1b[31m (measurement, decision 12) pod=mine"
+    assert first.startswith("photos-replica-1 | ")
+    assert first.endswith(f"{local:%H:%M:%S} {said}")
+    assert rest == [
+        "photos-replica-1 | Traceback:",
+        "photos-replica-1 | ValueError: \\x1b",
+        "photos-replica-2 | [notice] nginx",
+    ]
+    raw, other = map(json.loads, _run(server, tmp_path, "logs", "--json").output.splitlines())
+    assert raw == {**entry, "exception": "Traceback:\nValueError: \x1b", "pod": "photos-replica-1"}
+    assert other == {"time": "2026-11-30T05:00:00.200000000Z", "text": "[notice] nginx", "pod": "photos-replica-2"}
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("line", ["[1]", "1", '"x"', "null", "[" * 100_000, '{"a": %s}' % ("[" * 980 + "]" * 980)])
+def test_no_line_of_a_log_ends_the_command(server: ApiServer, tmp_path: Path, line: str, options: list[str]) -> None:
+    _log(server, 1, line, "after")
+    _log(server, 2)
+    result = _run(server, tmp_path, "logs", *options)
+    assert result.exception is None
+    assert "after" in result.output.splitlines()[-1]
+
+
+def test_what_is_asked_of_logs_reaches_the_api_server(server: ApiServer, tmp_path: Path) -> None:
+    asked: list[dict[str, list[str]]] = []
+
+    def answer(query: dict[str, list[str]], _: Any) -> tuple[int, str]:
+        asked.append(query)
+        return 200, ""
+
+    server.answers["GET", f"{PODS}/photos-replica-1/log"] = answer
+    _run(server, tmp_path, "logs", "photos-replica-1", "--tail", "0", "--since", "60", "--previous")
+    _run(server, tmp_path, "logs", "photos-replica-1")
+    common = {"timestamps": ["true"], "limitBytes": [str(1 << 20)]}
+    assert asked == [
+        {**common, "tailLines": ["0"], "sinceSeconds": ["60"], "previous": ["true"]},
+        {**common, "tailLines": ["50"]},
+    ]
 
 
 def test_following_takes_up_new_pods_and_tells_nothing_twice(

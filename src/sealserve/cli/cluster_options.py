@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,14 @@ def wait_timeout_option(seconds: float, until: str) -> Callable[[Callable[..., A
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say which cluster; the command gets ``kubeconfig`` and ``context``, for :func:`connect`."""
+    """Options that say which cluster; the command gets ``access``, a :class:`ClusterAccess`."""
+
+    @functools.wraps(command)
+    def with_access(
+        *, kubeconfig: Path | None, context: str | None, insecure_skip_tls_verify: bool, **options: Any
+    ) -> Any:
+        return command(access=ClusterAccess(kubeconfig, context, insecure_skip_tls_verify), **options)
+
     options = (
         click.option(
             "--kubeconfig",
@@ -41,37 +50,48 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="How to reach the cluster; KUBECONFIG or ~/.kube/config if not given.",
         ),
         click.option("--context", metavar="NAME", help="One of the kubeconfig's contexts; the current one otherwise."),
+        click.option(
+            "--insecure-skip-tls-verify",
+            is_flag=True,
+            help="Go on though the kubeconfig says not to check who answers as the API server.",
+        ),
     )
     for option in reversed(options):
-        command = option(command)
-    return command
+        with_access = option(with_access)
+    return with_access
 
 
 _FIRST_PATIENCE = 5.0
 
 
-def connect(kubeconfig: Path | None, context: str | None, *, reading: bool = False) -> Cluster:
-    """A connection to that cluster; when its API server has to be waited for, that is said on standard error.
+@dataclass(frozen=True)
+class ClusterAccess:
+    """How a command reaches its cluster. :ivar insecure: even where nobody checks who answers."""
 
-    Nothing is sent yet.
+    kubeconfig: Path | None
+    context: str | None
+    insecure: bool
 
-    :param reading: whether the command only reads, and its user would rather know soon that there is no such server.
-    :raises KubeconfigError: there is no kubeconfig, no such context in it, or its credentials cannot be had.
-    """
-    import urllib3
+    def connect(self, *, reading: bool = False) -> Cluster:
+        """A connection; when the API server has to be waited for, that is said on standard error.
 
-    from sealserve.kubernetes.live.api import Cluster
+        Nothing is sent yet.
 
-    def on_wait(reason: str) -> None:
-        say("note", "cyan", f"waiting for the API server, at most a minute: {reason}")
+        :param reading: whether the command only reads, and its user would rather know soon that there is no such
+            server.
+        :raises KubeconfigError: there is no kubeconfig, no such context in it, or its credentials cannot be had.
+        :raises UncheckedServerError: nobody would check who answers.
+        """
+        import urllib3
 
-    patience = {"first_patience": _FIRST_PATIENCE} if reading else {}
-    cluster = Cluster.connect(kubeconfig, context, on_wait=on_wait, **patience)
-    if not cluster.verified:
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # said once here, not for each request
-        say(
-            "warning",
-            "yellow",
-            f"the kubeconfig says not to check who answers as {cluster.server} (insecure-skip-tls-verify)",
-        )
-    return cluster
+        from sealserve.kubernetes.live.api import Cluster
+
+        def on_wait(reason: str) -> None:
+            say("note", "cyan", f"waiting for the API server, at most a minute: {reason}")
+
+        patience = {"first_patience": _FIRST_PATIENCE} if reading else {}
+        cluster = Cluster.connect(self.kubeconfig, self.context, insecure=self.insecure, on_wait=on_wait, **patience)
+        if cluster.unchecked is not None:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # said once here, not for each request
+            say("warning", "yellow", cluster.unchecked)
+        return cluster

@@ -16,14 +16,19 @@ _MARKS = {"ok": ("✓", "green"), "note": ("-", "dim"), "warning": ("!", "yellow
 
 
 def show_findings(findings: Sequence[Finding], *, works: Sequence[str] = ()) -> None:
-    """Print findings with what to do about them. :param works: what can be done as it is, a line for each."""
+    """Print findings with what to do about them, which is said once. :param works: what can be done as it is, a line
+    for each."""
     page = Page(Console(highlight=False))
+    told: set[str] = set()
     for finding in findings:
         mark, style = _MARKS[finding.level]
         page.prose(f"{finding.check}: {finding.text}", indent="  ", first=Text(f"{mark} ", style))
-        if finding.mend and finding.mend.endswith("."):
+        if not finding.mend or finding.mend in told:
+            continue
+        told.add(finding.mend)
+        if finding.mend.endswith("."):
             page.prose(finding.mend, indent="    ", style="cyan")
-        elif finding.mend:
+        else:
             click.secho(f"    {printable(finding.mend)}", fg="cyan")  # whole, to be copied
     if works:
         page.title("What works here")

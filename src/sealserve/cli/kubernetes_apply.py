@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sealserve.cli.cluster_options import cluster_options, connect, json_option, model_size_option, wait_timeout_option
+from sealserve.cli.cluster_options import (
+    ClusterAccess,
+    cluster_options,
+    json_option,
+    model_size_option,
+    wait_timeout_option,
+)
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import final_event, say
 from sealserve.cli.kubernetes_outcome import outcome_of, replicas_of, show_outcome, ways_in
@@ -91,8 +97,7 @@ _CANARY_SIGNATURE = click.option(
 def apply(
     *,
     file: Path,
-    kubeconfig: Path | None,
-    context: str | None,
+    access: ClusterAccess,
     timeout: float,
     no_wait: bool,
     force_conflicts: bool,
@@ -129,7 +134,7 @@ def apply(
         plan, objects = _objects(file, model_size=model_size, tls=tls)
         measurements = measure_replicas(plan, signature, canary_signature)
         objects = annotated(objects, measurements)
-        with connect(kubeconfig, context) as cluster:
+        with access.connect() as cluster:
             version = (0, 0)
             with contextlib.suppress(ClusterRefusedError):
                 version = cluster.version()
@@ -182,8 +187,7 @@ def apply(
 def diff(
     *,
     file: Path,
-    kubeconfig: Path | None,
-    context: str | None,
+    access: ClusterAccess,
     exit_code: bool,
     force_conflicts: bool,
     signature: Path,
@@ -201,7 +205,7 @@ def diff(
 
     plan, objects = _objects(file, model_size=model_size, tls=tls)
     objects = annotated(objects, measure_replicas(plan, signature, canary_signature))
-    with connect(kubeconfig, context, reading=True) as cluster:
+    with access.connect(reading=True) as cluster:
         found, judged = differences(cluster, objects, name=plan.name, force=force_conflicts)
     if as_json:
         click.echo(json.dumps({"differences": [vars(each) for each in found], "judged_by_server": judged}))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from sealserve.cli.cluster_options import cluster_options, connect, json_option, wait_timeout_option
+from sealserve.cli.cluster_options import ClusterAccess, cluster_options, json_option, wait_timeout_option
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import final_event
 from sealserve.cli.rollout_display import Account
@@ -30,8 +30,7 @@ from sealserve.logs import printable
 def delete(
     *,
     file: Path,
-    kubeconfig: Path | None,
-    context: str | None,
+    access: ClusterAccess,
     yes: bool,
     now: bool,
     keep_namespace: bool,
@@ -54,7 +53,7 @@ def delete(
     with (
         interrupted_by_termination(),
         final_event(enabled=as_json, changes=account.changes),
-        connect(kubeconfig, context) as cluster,
+        access.connect() as cluster,
     ):
         _confirm(f"Delete {deployment.name} from the namespace {namespace} of {cluster.server}?", yes=yes)
         with _waiting(quiet=as_json) as on_wait:

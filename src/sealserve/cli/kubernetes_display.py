@@ -113,12 +113,12 @@ def is_told_before(replica: ReplicaState, replicas: Iterable[ReplicaState]) -> b
     return False
 
 
-def replica_line(each: ReplicaState, *, note: str = "", told: bool = False) -> str:
-    """A replica in one line. :param note: what else there is to say of its state. :param told: without its reason."""
+def replica_line(each: ReplicaState, *, old: bool = False, told: bool = False) -> str:
+    """A replica in one line. :param old: it is from before the rollout. :param told: without its reason."""
     state = "attested, serving" if each.state == "serving" else str(each.state)
-    canary = "canary, " if each.canary else ""
+    marks = ("old, " if old else "") + ("canary, " if each.canary else "")
     reason = f": {each.reason}" if each.reason and not told else ""
-    return printable(f"{each.pod}  {canary}{state}{note}{reason}")
+    return printable(f"{each.pod}  {marks}{state}{reason}")
 
 
 def _row(replica: ReplicaState, status: Status, *, with_track: bool, with_model: bool) -> tuple[str, ...]:

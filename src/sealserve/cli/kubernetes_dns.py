@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sealserve.cli.cluster_options import cluster_options, connect, json_option
+from sealserve.cli.cluster_options import ClusterAccess, cluster_options, json_option
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 from sealserve.logs import printable_lines
@@ -55,8 +56,7 @@ def apply(
     where: str,
     dry_run: bool,
     as_json: bool,
-    kubeconfig: Path | None,
-    context: str | None,
+    access: ClusterAccess,
 ) -> None:
     """Add a `hosts` entry to the Corefile, whatever else is in it, so that pods find the broker by name.
 
@@ -64,13 +64,15 @@ def apply(
     --address it is that of broker.listen. Applying it again changes nothing; `dns undo` takes it out.
     """
     from sealserve.deploy import load_deployment
-    from sealserve.kubernetes.broker_name import hosts_entry, split_place
+    from sealserve.kubernetes.broker_name import hosts_entry, names_known_already, split_place
     from sealserve.kubernetes.live.dns import apply_entry
 
-    entry = hosts_entry(load_deployment(file), addresses=addresses, names=names)
+    deployment = load_deployment(file)
+    entry = hosts_entry(deployment, addresses=addresses, names=names)
     namespace, config_map = split_place(where)
-    with connect(kubeconfig, context) as cluster:
+    with access.connect() as cluster:
         outcome = apply_entry(cluster, entry, namespace=namespace, config_map=config_map, dry_run=dry_run)
+    outcome = replace(outcome, warnings=(*names_known_already(deployment, entry), *outcome.warnings))
     what = f"{' and '.join(entry.names)} → {', '.join(entry.addresses)}"
     _show(outcome, f"{what} is in {{place}}", f"{what} is in {{place}} already", dry_run=dry_run, as_json=as_json)
 
@@ -79,7 +81,7 @@ def apply(
 @deployment_option
 @cluster_options
 @_options
-def undo(*, file: Path, where: str, dry_run: bool, as_json: bool, kubeconfig: Path | None, context: str | None) -> None:
+def undo(*, file: Path, where: str, dry_run: bool, as_json: bool, access: ClusterAccess) -> None:
     """Remove what `dns apply` added for this deployment, and leave everything else as it is, byte for byte."""
     from sealserve.deploy import load_deployment
     from sealserve.kubernetes.broker_name import entry_owner, split_place
@@ -87,7 +89,7 @@ def undo(*, file: Path, where: str, dry_run: bool, as_json: bool, kubeconfig: Pa
 
     owner = entry_owner(load_deployment(file))
     namespace, config_map = split_place(where)
-    with connect(kubeconfig, context) as cluster:
+    with access.connect() as cluster:
         outcome = undo_entry(cluster, owner, namespace=namespace, config_map=config_map, dry_run=dry_run)
     missing = f"there is no entry of {owner} in {{place}}"
     _show(outcome, f"the entry of {owner} is out of {{place}}", missing, dry_run=dry_run, as_json=as_json)

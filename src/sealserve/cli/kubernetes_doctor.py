@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from sealserve.cli.cluster_options import cluster_options, connect, json_option, model_size_option
+from sealserve.cli.cluster_options import ClusterAccess, cluster_options, json_option, model_size_option
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 
@@ -24,8 +24,7 @@ def doctor(
     probe: bool,
     model_size: int | None,
     as_json: bool,
-    kubeconfig: Path | None,
-    context: str | None,
+    access: ClusterAccess,
 ) -> int:
     """Say whether a cluster is fit for a deployment, and how to mend what is not.
 
@@ -43,7 +42,7 @@ def doctor(
             say("note", "cyan", text)
 
     plan = plan_deployment(file, model_size=model_size)
-    with connect(kubeconfig, context, reading=True) as cluster:
+    with access.connect(reading=True) as cluster:
         report = examine_cluster(cluster, plan, probe=probe, on_progress=on_progress)
     if as_json:
         click.echo(json.dumps(report.as_dict()))

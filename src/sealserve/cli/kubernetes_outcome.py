@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sealserve.cli.rollout_display import Account, rollout_line
+from sealserve.cli.rollout_display import Account, rollout_lines
 from sealserve.logs import printable
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def show_outcome(snapshot: Snapshot, ways: Mapping[str, WayIn], *, file: Path) -
     canaries = f", {snapshot.canaries} of them canary" if snapshot.canaries else ""
     click.echo(f"{snapshot.serving} of {snapshot.wanted} replicas are attested and serve{canaries}")
     if sys.stderr.isatty():  # in a pipe there was a line for each already
-        for each in snapshot.replicas:
-            click.echo(f"  {rollout_line(each, snapshot)}")
+        for _, line in rollout_lines(snapshot):
+            click.echo(f"  {line}")
     if snapshot.edge.reason:
         click.echo(printable(snapshot.edge.reason))
     for name, addresses in snapshot.edge.doors.items():

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sealserve.cli.cluster_options import cluster_options, connect, wait_timeout_option
+from sealserve.cli.cluster_options import ClusterAccess, cluster_options, wait_timeout_option
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 from sealserve.cli.kubernetes_display import replica_line, status_lines
-from sealserve.logs import printable
+from sealserve.logs import printable, readable
 
 if TYPE_CHECKING:
     from sealserve.kubernetes.live.following import Line
@@ -44,9 +44,7 @@ def _plan(file: Path) -> Plan:
     help="Wait so long for all replicas to serve, and show the status then.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --watch one a line.")
-def status(
-    *, file: Path, kubeconfig: Path | None, context: str | None, watch: bool, wait: float | None, as_json: bool
-) -> int:
+def status(*, file: Path, access: ClusterAccess, watch: bool, wait: float | None, as_json: bool) -> int:
     """Show the replicas in a cluster, and why one does not serve: in the key broker's own words if it refused one.
 
     Exit code 0 if all replicas that are wanted serve and no rollout is on its way, 5 if not. What is shown is what the
@@ -55,7 +53,7 @@ def status(
     from sealserve.kubernetes.live.status import StatusReader
 
     plan = _plan(file)
-    with connect(kubeconfig, context, reading=True) as cluster:
+    with access.connect(reading=True) as cluster:
         reader, until = StatusReader(cluster, plan), time.monotonic() + (wait or 0)
         shown: object = None
         while True:
@@ -100,21 +98,23 @@ def _show(status: Status, plan: Plan, *, server: str, as_json: bool, redraw: boo
     "--since", type=click.IntRange(min=1), metavar="SECONDS", help="What was said in the last so many seconds."
 )
 @click.option("--previous", is_flag=True, help="Of the containers before those that run now: why they ended.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, with the pod's name in it.")
 def logs(
     *,
     pod: str | None,
     file: Path,
-    kubeconfig: Path | None,
-    context: str | None,
+    access: ClusterAccess,
     everything: bool,
     follow: bool,
     tail: int,
     since: int | None,
     previous: bool,
+    as_json: bool,
 ) -> None:
     """Print the logs of all replicas in a cluster, each line with its pod's name before it; or of POD alone.
 
-    Lines are in the order of the nodes' clocks. POD may be any pod of the deployment.
+    Lines are in the order of the nodes' clocks, with local times. POD may be any pod of the deployment. With --json
+    they are as they were logged, and `jq` reads them.
     """
     from sealserve.kubernetes.live.following import PodLogs
 
@@ -123,17 +123,26 @@ def logs(
     if pod is not None and everything:
         raise click.UsageError("Give POD or --all, not both.")
     plan = _plan(file)
-    with connect(kubeconfig, context, reading=True) as cluster:
+    with access.connect(reading=True) as cluster:
         source = PodLogs(cluster, plan, pod=pod, all_components=everything, tail=tail, since=since)
         for line in source.follow() if follow else source.read(previous=previous):
-            _print(line, alone=pod is not None)
+            click.echo(_as_json(line) if as_json else _as_text(line, alone=pod is not None))
             if follow:
                 sys.stdout.flush()
 
 
-def _print(line: Line, *, alone: bool) -> None:
+def _as_text(line: Line, *, alone: bool) -> str:
     # Whoever runs a node can write what it likes into a log: it must not command the terminal.
-    click.echo(printable(line.text if alone else f"{line.pod} | {line.text}"))
+    text = readable(line.text) or printable(line.text)
+    return text if alone else "\n".join(f"{printable(line.pod)} | {each}" for each in text.split("\n"))
+
+
+def _as_json(line: Line) -> str:
+    """What was logged, and by which pod; of other programs' lines, their text and the node's time."""
+    try:
+        return json.dumps({**json.loads(line.text), "pod": line.pod})
+    except (ValueError, TypeError, RecursionError):  # not an object, or a deeper one than JSON is written
+        return json.dumps({"time": line.time, "text": line.text, "pod": line.pod})
 
 
 @click.command(short_help="Have more replicas in a cluster, or fewer.")
@@ -142,7 +151,7 @@ def _print(line: Line, *, alone: bool) -> None:
 @cluster_options
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until so many serve.")
 @wait_timeout_option(900, "so many serve")
-def scale(*, count: int, file: Path, kubeconfig: Path | None, context: str | None, wait: bool, timeout: float) -> None:
+def scale(*, count: int, file: Path, access: ClusterAccess, wait: bool, timeout: float) -> None:
     """Have COUNT replicas in a cluster, and say of each when it is attested and serves.
 
     A canary's number is kubernetes.canary.count in the deployment, and stays. With an autoscaler this is refused: its
@@ -152,7 +161,7 @@ def scale(*, count: int, file: Path, kubeconfig: Path | None, context: str | Non
     from sealserve.kubernetes.live.scaling import scale as set_scale
 
     plan = _plan(file)
-    with connect(kubeconfig, context) as cluster:
+    with access.connect() as cluster:
         before = set_scale(cluster, plan, count)
         click.echo(f"{plan.replica}: {before} -> {count} replicas")
         if count == 0:

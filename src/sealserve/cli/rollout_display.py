@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _COLOURS = {"serving": "green", "refused": "red", "failed": "red", "image-unavailable": "red", "leaving": "dim"}
 _MOST_LINES = 40
+_MOST_FOLDS = 4
+_LEAST_WIDTH = 40
 
 
 class Account:
@@ -48,10 +50,12 @@ class Account:
         return Told(self.change, self.warning)
 
 
-def rollout_line(each: ReplicaState, snapshot: Snapshot) -> str:
-    """A replica in one line, and whether it is as it was before the rollout."""
-    old = each.state == "serving" and snapshot.templates and not snapshot.is_current(each)
-    return replica_line(each, note=", as it was before" if old else "", told=is_told_before(each, snapshot.replicas))
+def rollout_lines(snapshot: Snapshot) -> list[tuple[ReplicaState, str]]:
+    """Each replica in one line: new ones first, and of these first what needs looking at; then those from before."""
+    replicas = sorted(snapshot.replicas, key=lambda each: (snapshot.is_old(each), each.state == "serving"))
+    return [
+        (each, replica_line(each, old=snapshot.is_old(each), told=is_told_before(each, replicas))) for each in replicas
+    ]
 
 
 @contextlib.contextmanager
@@ -73,7 +77,9 @@ class _ByLine:
         self._told: dict[str, str] = {}
 
     def show(self, snapshot: Snapshot) -> None:
-        now = {each.pod: rollout_line(each, snapshot) for each in snapshot.replicas}
+        if not snapshot.templates:
+            return  # in a moment the cluster says which replicas are old
+        now = {each.pod: line for each, line in rollout_lines(snapshot)}
         now["edge"] = "edge  ready" if snapshot.edge.ready else f"edge  {printable(snapshot.edge.reason or '')}"
         if snapshot.advice is not None:
             now["advice"] = printable(snapshot.advice)
@@ -94,19 +100,41 @@ def _live() -> Iterator[Callable[[Snapshot], None]]:
     console = Console(stderr=True, highlight=False)
 
     def lines(snapshot: Snapshot) -> Text:
-        room = max(3, min(_MOST_LINES, shutil.get_terminal_size().lines - 4))
         text = Text(overflow="ellipsis", no_wrap=True)
-        text.append(f"{snapshot.serving} of {snapshot.wanted} replicas attested, serving\n", "bold")
-        # Those that need looking at first; many that serve are told by their number.
-        shown = sorted(snapshot.replicas, key=lambda each: each.state == "serving")[:room]
-        for each in shown:
-            text.append(f"  {rollout_line(each, snapshot)}\n", _COLOURS.get(str(each.state), ""))
-        if more := len(snapshot.replicas) - len(shown):
-            text.append(f"  and {more} more\n")
-        text.append(f"  edge  {'ready' if snapshot.edge.ready else printable(snapshot.edge.reason or '')}")
-        if snapshot.advice is not None:
-            text.append(f"\n  {printable(snapshot.advice)}")
+        for line, style in _view(snapshot, width=console.width, height=console.height):
+            text.append(f"{line}\n", style)
+        text.right_crop(1)
         return text
 
     with Live(console=console, auto_refresh=False, transient=True) as live:
         yield lambda snapshot: live.update(lines(snapshot), refresh=True)
+
+
+def _view(snapshot: Snapshot, *, width: int, height: int) -> Iterator[tuple[str, str]]:
+    """Lines of a terminal, and their styles."""
+    old = f"; {snapshot.old_serving} from before serve" if snapshot.old_serving else ""
+    yield f"{snapshot.serving} of {snapshot.wanted} replicas attested, serving{old}", "bold"
+    room = max(3, min(_MOST_LINES, height - 4))
+    replicas = rollout_lines(snapshot)
+    while replicas and room > 0:
+        each, line = replicas.pop(0)
+        pieces = _folded(line, width)
+        room -= len(pieces)
+        style = "dim" if snapshot.is_old(each) else _COLOURS.get(str(each.state), "")
+        yield from ((piece, style) for piece in pieces)
+    if replicas:
+        yield f"  and {len(replicas)} more", ""
+    edge = f"edge  {'ready' if snapshot.edge.ready else printable(snapshot.edge.reason or '')}"
+    for line in filter(None, (edge, printable(snapshot.advice or ""))):
+        yield from ((piece, "") for piece in _folded(line, width))
+
+
+def _folded(line: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        line,
+        max(width, _LEAST_WIDTH),
+        initial_indent="  ",
+        subsequent_indent=" " * 6,
+        max_lines=_MOST_FOLDS,
+        break_on_hyphens=False,
+    )

@@ -1,7 +1,7 @@
 """What Prometheus is to tell people of, and from when on. Each alert has its section in the runbook.
 
-A rule that looks at replicas names the job of their monitor; those that look at key brokers take every broker that the
-same Prometheus asks, wherever it runs.
+Each rule names the job of the replicas, or of the key brokers, that it looks at, and each alert carries its deployment:
+several deployments in one Prometheus neither tell of each other's brokers nor hide each other's alerts.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Alert:
     summary: str
     description: str
 
-    def rule(self) -> Object:
+    def rule(self, plan: Plan) -> Object:
         """As it stands in a file of rules."""
         return {
             "alert": self.name,
             "expr": self.expression,
             "for": self.lasting,
-            "labels": {"severity": self.severity},
+            "labels": {"severity": self.severity, "deployment": f"{plan.namespace}/{plan.name}"},
             "annotations": {
                 "summary": self.summary,
                 "description": self.description,
@@ -55,14 +55,20 @@ def job_of(plan: Plan) -> str:
     return f"{plan.namespace}/{plan.replica}"
 
 
+def brokers_job_of(plan: Plan) -> str:
+    """The same of key brokers, in a cluster; those outside are asked under such a name as well."""
+    return f"{plan.keys_namespace or plan.namespace}/{plan.broker_service}"
+
+
 def groups(plan: Plan) -> list[Object]:
     """The groups of a file of rules."""
+    subjects = (("replicas", [*_replicas(plan), *_requests(plan)]), ("brokers", [*_brokers(plan)]))
     return [
         {
             "name": f"sealserve-{plan.namespace}-{plan.name}-{subject}",
-            "rules": [alert.rule() for alert in alerts],
+            "rules": [alert.rule(plan) for alert in alerts],
         }
-        for subject, alerts in (("replicas", [*_replicas(plan), *_requests(plan)]), ("brokers", [*_brokers()]))
+        for subject, alerts in subjects
     ]
 
 
@@ -72,7 +78,11 @@ def prometheus_rule(plan: Plan, labels: dict[str, str]) -> Object:
         "monitoring.coreos.com/v1", "PrometheusRule", plan.name, "monitoring", spec={"groups": groups(plan)}
     )
     rule["metadata"]["labels"] |= labels
-    rule["spec"] = {Comment(f"What to do about each of them: {RUNBOOK}."): None, **rule["spec"]}
+    rule["spec"] = {
+        Comment(f"What to do about each of them: {RUNBOOK}."): None,
+        Comment(f"Key brokers are those that Prometheus asks under the job's name {brokers_job_of(plan)}."): None,
+        **rule["spec"],
+    }
     return rule
 
 
@@ -177,10 +187,11 @@ def _requests(plan: Plan) -> Iterator[Alert]:
     )
 
 
-def _brokers() -> Iterator[Alert]:
+def _brokers(plan: Plan) -> Iterator[Alert]:
+    job = f'job="{brokers_job_of(plan)}"'
     yield Alert(
         "SealserveBrokerRefuses",
-        _grown('sealserve_broker_decisions_total{outcome="refused"}', "10m", "reason"),
+        _grown(f'sealserve_broker_decisions_total{{{job},outcome="refused"}}', "10m", "reason"),
         "0m",
         "warning",
         "Key brokers refuse enclaves: {{ $labels.reason }}",
@@ -188,7 +199,7 @@ def _brokers() -> Iterator[Alert]:
     )
     yield Alert(
         "SealserveBrokerUntrusted",
-        "sealserve_broker_store_trusted == 0",
+        f"sealserve_broker_store_trusted{{{job}}} == 0",
         "1m",
         "critical",
         "The key broker {{ $labels.instance }} does not trust its store",
@@ -196,7 +207,7 @@ def _brokers() -> Iterator[Alert]:
     )
     yield Alert(
         "SealserveAuditFails",
-        "increase(sealserve_broker_audit_failures_total[10m]) > 0",
+        f"increase(sealserve_broker_audit_failures_total{{{job}}}[10m]) > 0",
         "0m",
         "critical",
         "The key broker {{ $labels.instance }} cannot record its decisions",
@@ -204,7 +215,7 @@ def _brokers() -> Iterator[Alert]:
     )
     yield Alert(
         "SealserveTcbOutOfDate",
-        _grown('sealserve_broker_evidence_total{tcb_status=~"OutOfDate.*|Revoked"}', "1h", "tee, tcb_status"),
+        _grown(f'sealserve_broker_evidence_total{{{job},tcb_status=~"OutOfDate.*|Revoked"}}', "1h", "tee, tcb_status"),
         "0m",
         "warning",
         "Enclaves ask from machines whose TCB is {{ $labels.tcb_status }}",
@@ -212,7 +223,7 @@ def _brokers() -> Iterator[Alert]:
     )
     yield Alert(
         "SealserveCollateralEnds",
-        f"sealserve_broker_collateral_expiry_timestamp_seconds - time() < {3 * _DAY}",
+        f"sealserve_broker_collateral_expiry_timestamp_seconds{{{job}}} - time() < {3 * _DAY}",
         "10m",
         "critical",
         "Collateral of the policy {{ $labels.policy }} ends in {{ $value | humanizeDuration }}",
@@ -220,7 +231,7 @@ def _brokers() -> Iterator[Alert]:
     )
     yield Alert(
         "SealserveBrokerConnections",
-        "sealserve_broker_connections_open / sealserve_broker_connections_limit > 0.8",
+        f"sealserve_broker_connections_open{{{job}}} / sealserve_broker_connections_limit{{{job}}} > 0.8",
         "5m",
         "warning",
         "The key broker {{ $labels.instance }} has nearly as many connections as it takes",

@@ -53,6 +53,25 @@ def hosts_entry(deployment: Deployment, *, addresses: Sequence[str] = (), names:
     return HostsEntry(entry_owner(deployment), tuple(dict.fromkeys(given)), tuple(dict.fromkeys(found)))
 
 
+def names_known_already(deployment: Deployment, entry: HostsEntry) -> list[str]:
+    """Warnings of names in the entry that the cluster's DNS has by itself, for a Service of this deployment."""
+    section = deployment.kubernetes
+    if section is None:
+        return []
+    made = {}
+    if section.broker is not None:
+        made["kubernetes.broker"] = section.namespace or deployment.name
+    if section.brokers is not None:
+        made["kubernetes.brokers"] = section.brokers.namespace or f"{deployment.name}-keys"
+    return [
+        f"{name} is the name of a Service already, which {setting} makes: pods may get its address or this entry's. "
+        "Without the entry (`sealserve k8s dns undo`) there is one answer alone"
+        for setting, namespace in made.items()
+        for name in entry.names
+        if name.removesuffix(".cluster.local") == f"{deployment.name}-broker.{namespace}.svc"
+    ]
+
+
 def split_place(text: str) -> tuple[str, str]:
     """Namespace and name. :raises InputError: it is not written so."""
     namespace, slash, name = text.partition("/")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
-from sealserve.kubernetes.alerts import job_of
+from sealserve.kubernetes.alerts import brokers_job_of, job_of
 from sealserve.kubernetes.plan import Plan
 from sealserve.kubernetes.scaling import IN_FLIGHT
 
@@ -55,6 +55,7 @@ def dashboard(plan: Plan) -> str:
 def panels_of(plan: Plan) -> list[Panel]:
     """The pictures, from left to right and from top to bottom."""
     job = f'job="{job_of(plan)}"'
+    brokers = f'job="{brokers_job_of(plan)}"'
     count, latency = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency_bucket"
     containers = f'namespace="{plan.namespace}",pod=~"{plan.replica}-.+",container="replica"'
     panels = [
@@ -66,7 +67,10 @@ def panels_of(plan: Plan) -> list[Panel]:
         ),
         Panel(
             "Collateral: time left",
-            {"min by (policy, platform) (sealserve_broker_collateral_expiry_timestamp_seconds) - time()": "{{policy}}"},
+            {
+                f"min by (policy, platform) (sealserve_broker_collateral_expiry_timestamp_seconds{{{brokers}}})"
+                " - time()": "{{policy}}"
+            },
             "s",
             "stat",
         ),
@@ -102,18 +106,26 @@ def panels_of(plan: Plan) -> list[Panel]:
         ),
         Panel(
             "Decisions of key brokers",
-            {"sum by (outcome, reason) (rate(sealserve_broker_decisions_total[5m]))": "{{outcome}} {{reason}}"},
+            {
+                f"sum by (outcome, reason) (rate(sealserve_broker_decisions_total{{{brokers}}}[5m]))": (
+                    "{{outcome}} {{reason}}"
+                )
+            },
             "ops",
         ),
         Panel(
             "Enclaves by TCB status",
-            {"sum by (tee, tcb_status) (increase(sealserve_broker_evidence_total[1h]))": "{{tee}} {{tcb_status}}"},
+            {
+                f"sum by (tee, tcb_status) (increase(sealserve_broker_evidence_total{{{brokers}}}[1h]))": (
+                    "{{tee}} {{tcb_status}}"
+                )
+            },
         ),
         Panel(
             "Time of a key broker's decision",
             {
                 "histogram_quantile(0.95, sum by (le) "
-                "(rate(sealserve_broker_decision_duration_seconds_bucket[5m])))": "95 %"
+                f"(rate(sealserve_broker_decision_duration_seconds_bucket{{{brokers}}}[5m])))": "95 %"
             },
             "s",
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Final
 
 import urllib3
 
@@ -12,6 +13,7 @@ from sealserve.errors import SealserveError
 from sealserve.kubernetes.live.errors import ClusterRefusedError, ConflictError, ForbiddenError, MissingKindError
 from sealserve.kubernetes.live.kinds import Kind
 
+HOW_TO_BE_PERMITTED: Final = "Ask whoever runs the cluster for the permission, or use another account (--context)."
 _CAUSES_TOLD = 8
 _LONGEST_LINE = 16 << 20
 _NO_RIGHT = re.compile(r'User "[^"]*" cannot ')  # not a quota, a webhook or Pod Security, which say 403 too
@@ -66,7 +68,7 @@ def refusal_of(response: urllib3.BaseHTTPResponse, what: str, kind: Kind | None)
             f"the cluster does not permit {what}: {message}",
             status=response.status,
             causes=causes,
-            hint="Ask whoever runs the cluster for this permission, or use another account (--context).",
+            hint=HOW_TO_BE_PERMITTED,
         )
     if response.status == 404 and kind is not None and not named:
         brings = kind.comes_with or "a newer Kubernetes"

@@ -33,6 +33,10 @@ class KubeconfigError(ConfigurationError):
     """There is no kubeconfig, no such context in it, or its credentials cannot be had."""
 
 
+class UncheckedServerError(TrustError):
+    """Nobody would check who answers as the API server, which gets logins and Secrets."""
+
+
 class ObjectsRefusedError(InputError):
     """The API server's dry run refuses objects, so that nothing was applied."""
 

@@ -11,8 +11,12 @@ from pathlib import Path
 import yaml
 from kubernetes.client import Configuration
 from kubernetes.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
 
+from sealserve.addresses import Address
 from sealserve.kubernetes.live.errors import KubeconfigError
+from sealserve.kubernetes.plan import is_here
 
 _USUAL = "~/.kube/config"
 
@@ -49,6 +53,24 @@ def load(configuration: Configuration, kubeconfig: Path | None, context: str | N
             f"the kubeconfig cannot be used: {problem}",
             hint="Try `kubectl config get-contexts`; name another with --kubeconfig or --context.",
         ) from error
+
+
+def unchecked(configuration: Configuration) -> str | None:
+    """Why anybody on the way could answer in the API server's place; None if that is checked, or there is no way.
+
+    :raises KubeconfigError: where the server is cannot be read.
+    """
+    try:
+        server = parse_url(configuration.host)
+    except LocationParseError as error:
+        raise KubeconfigError(f"the kubeconfig's server is no URL: {configuration.host!r}") from error
+    if server.scheme != "https" and not is_here(Address((server.host or "").strip("[]"), 0), wildcard=False):
+        return (
+            f"the kubeconfig leads to {configuration.host} without TLS, where anybody on the way reads and changes all"
+        )
+    if server.scheme == "https" and not configuration.verify_ssl:
+        return f"the kubeconfig says not to check who answers as {configuration.host} (insecure-skip-tls-verify)"
+    return None
 
 
 def _require_context(files: str, context: str) -> None:

@@ -22,7 +22,7 @@ def all_missing(
     """
     missing = []
     for kind, verbs in needed.items():
-        denied = [verb for verb in verbs if not _may(cluster, verb, kind, namespace)]
+        denied = [verb for verb in verbs if not is_allowed(cluster, verb, kind, namespace)]
         if denied:
             where = f" in {namespace}" if kind.namespaced else ""
             missing.append(f"{', '.join(denied)} {_resource(kind)}{where}")
@@ -35,9 +35,12 @@ def all_missing(
     )
 
 
-def _may(cluster: Cluster, verb: str, kind: Kind, namespace: str) -> bool:
+def is_allowed(cluster: Cluster, verb: str, kind: Kind, namespace: str, *, subresource: str = "") -> bool:
+    """Whether whoever the kubeconfig names may do this to objects of a kind, in the namespace if the kind has one."""
     group, _, version = kind.api_version.rpartition("/")
     asked = {"verb": verb, "group": group, "version": version, "resource": kind.plural}
+    if subresource:
+        asked["subresource"] = subresource
     if kind.namespaced:
         asked["namespace"] = namespace
     review = {

@@ -72,6 +72,10 @@ class Snapshot:
         """Whether a replica is of the template that is to run."""
         return each.template in self.templates
 
+    def is_old(self, each: ReplicaState) -> bool:
+        """Whether a replica is known to be from before."""
+        return bool(self.templates) and not self.is_current(each)
+
 
 class Rollout:
     """The rollout of what is about to be applied: made before, and followed after.

@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
 from sealserve.kubernetes.machine import pins
 from sealserve.kubernetes.machine.cluster import InitCluster
@@ -27,6 +28,7 @@ from sealserve.kubernetes.machine.steps import (
 
 _KUBEADM_FILE = f"{pins.STATE}/kubeadm.yaml"
 _SOURCES = "/etc/apt/sources.list.d"
+_PREFERENCES = "/etc/apt/preferences.d"
 _KEYS = "/etc/apt/keyrings"
 _KUBECTL = ("kubectl", "--kubeconfig", pins.ADMIN_CONFIGURATION)
 _FILLED = ("/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni", "/opt/cni", "/var/lib/cni")
@@ -99,6 +101,12 @@ def _containerd(choices: Choices) -> list[Step]:
     return [
         _key("docker-key", "The key of Docker's packages", key, f"{url}/gpg", pins.DOCKER_FINGERPRINT),
         WriteFile(
+            "docker-origin",
+            "containerd from Docker's repository alone",
+            f"{_PREFERENCES}/00-sealserve-docker.pref",
+            _preferences(url, (pins.CONTAINERD_PACKAGE,)),
+        ),
+        WriteFile(
             "docker-repository",
             "Docker's repository, for containerd",
             f"{_SOURCES}/sealserve-docker.sources",
@@ -120,6 +128,12 @@ def _kubernetes() -> list[Step]:
             key,
             pins.KUBERNETES_KEY,
             pins.KUBERNETES_FINGERPRINT,
+        ),
+        WriteFile(
+            "kubernetes-origin",
+            "Kubernetes from its own repository alone",
+            f"{_PREFERENCES}/00-sealserve-kubernetes.pref",
+            _preferences(pins.KUBERNETES_REPOSITORY, pins.KUBERNETES_PACKAGES),
         ),
         WriteFile(
             "kubernetes-repository",
@@ -249,6 +263,29 @@ def _sources(url: str, suite: str, components: str, key: str) -> bytes:
     lines = ["Types: deb", f"URIs: {url}", f"Suites: {suite}", f"Components: {components}", "Architectures: amd64"]
     lines = [line for line in lines if not line.endswith(": ")]
     return "\n".join([*lines, f"Signed-By: {key}", ""]).encode()
+
+
+def _preferences(url: str, packages: tuple[str, ...]) -> bytes:
+    """What has apt take packages from one server and from no other, and other packages rather from elsewhere.
+
+    Of records that name a package the first one that fits decides (apt_preferences(5)). By the server, which apt knows
+    itself: what a repository says of its own origin may be anything.
+    """
+    names, server = " ".join(packages), urlsplit(url).hostname
+    return f"""\
+Explanation: Written by `sealserve k8s install`.
+Package: {names}
+Pin: origin "{server}"
+Pin-Priority: 500
+
+Package: {names}
+Pin: release *
+Pin-Priority: -1
+
+Package: *
+Pin: origin "{server}"
+Pin-Priority: 100
+""".encode()
 
 
 def _kubeadm(host: Host, node: str) -> bytes:

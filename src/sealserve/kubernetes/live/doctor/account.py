@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from sealserve.deploy.doctor import Finding, Level
+from sealserve.kubernetes.live.answers import HOW_TO_BE_PERMITTED
 from sealserve.kubernetes.live.doctor.question import Question
 from sealserve.kubernetes.live.kinds import POD, SECRET, Kind, kind_of
+from sealserve.kubernetes.live.rights import is_allowed
 from sealserve.kubernetes.plan import OLDEST_VERSION
 
 _IMAGE_VOLUMES, _IMAGE_VOLUMES_BY_GATE = (1, 35), (1, 33)
-_ACCESS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _WHO = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 _THREADS = 8
 _TO_APPLY, _TO_DELETE = ("get", "create", "patch"), ("delete",)
@@ -53,19 +54,7 @@ def examine_account(question: Question) -> Iterator[Finding]:
 
     def allowed(one: tuple[Level, Kind, str, str]) -> bool:
         _, kind, verb, part = one
-        attributes = {
-            "verb": verb,
-            "group": kind.api_version.rpartition("/")[0],
-            "resource": kind.plural,
-            **({"subresource": part} if part else {}),
-            **({"namespace": question.plan.namespace} if kind.namespaced else {}),
-        }
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
-        }
-        return bool(question.cluster.post(_ACCESS, review, of="a review of access")["status"].get("allowed"))
+        return is_allowed(question.cluster, verb, kind, question.plan.namespace, subresource=part)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         answers = list(pool.map(allowed, wanted))
@@ -81,7 +70,7 @@ def examine_account(question: Question) -> Iterator[Finding]:
                 "permissions",
                 "problem" if level == "problem" else "warning",
                 f"you may not do what {purpose} needs: {missing}",
-                "Ask whoever runs the cluster for a role with these, or use another account (--context).",
+                HOW_TO_BE_PERMITTED,
             )
     if all(answers):
         yield Finding("permissions", "ok", "you may apply, watch and delete everything that is rendered")
