@@ -6,14 +6,17 @@ from when its request was due.
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
 
-from numpy.typing import ArrayLike
+import numpy as np
 
 from sealserve.client import Client
 from sealserve.errors import SealserveError
@@ -34,69 +37,81 @@ class Outcome:
     error: str = ""
 
 
-class Load:
-    """Callers with a client and so with a connection of their own each, in threads.
+@dataclass(frozen=True)
+class Rate:
+    """What is asked for.
 
-    :param rate: requests a second of all callers together.
+    :ivar policy: file of the clients'. :ivar callers: threads, each with a client and so with a connection of its own.
+    :ivar each_second: requests of all callers together.
     """
 
-    def __init__(
-        self,
-        target: str,
-        policy: AppraisalPolicy,
-        *,
-        model: str,
-        inputs: Mapping[str, ArrayLike],
-        callers: int,
-        rate: float,
-        timeout: float = 10.0,
-    ) -> None:
-        self._target, self._policy = target, policy
-        self._model, self._inputs = model, inputs
-        self._pause = callers / rate
-        self._timeout = timeout
-        self._stop = threading.Event()
-        self._outcomes: list[Outcome] = []
-        began = time.monotonic()
-        self._threads = [
-            threading.Thread(target=self._call, args=(began + self._pause * number / callers,), daemon=True)
-            for number in range(callers)
-        ]
+    target: str
+    policy: Path
+    model: str
+    inputs: dict[str, np.ndarray]
+    callers: int
+    each_second: float
+    timeout: float = 10.0
 
-    def _call(self, due: float) -> None:
-        with Client(self._target, self._policy, max_connections=1) as client:
-            while not self._stop.wait(max(0.0, due - time.monotonic())):
+
+class Load:
+    """The callers, in a process of their own: what changes the cluster must not keep them waiting."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def outcomes(self, since: float, until: float) -> list[Outcome]:
+        """Those that were due in this time, by :func:`time.monotonic`, and are known by now."""
+        self._connection.send((since, until))
+        found: list[Outcome] = self._connection.recv()
+        return found
+
+
+@contextmanager
+def running(rate: Rate) -> Iterator[Load]:
+    """The load, for as long as the block runs."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_callers, args=(rate, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield Load(ours)
+    finally:
+        ours.close()
+        process.join()
+
+
+def _callers(rate: Rate, connection: Connection) -> None:
+    """Call until the other end of the connection is closed."""
+    policy, outcomes, stop = AppraisalPolicy.load(rate.policy), list[Outcome](), threading.Event()
+    pause, began = rate.callers / rate.each_second, time.monotonic()
+
+    def call(due: float) -> None:
+        with Client(rate.target, policy, max_connections=1) as client:
+            while not stop.wait(max(0.0, due - time.monotonic())):
                 try:
-                    answer = client.predict(self._inputs, model=self._model, timeout=self._timeout)
+                    answer = client.predict(rate.inputs, model=rate.model, timeout=rate.timeout)
                 except SealserveError as error:
                     outcome = Outcome(due, time.monotonic() - due, error=str(error))
                 else:
                     outcome = Outcome(due, time.monotonic() - due, answer.replica or "")
-                self._outcomes.append(outcome)
-                due += self._pause
+                outcomes.append(outcome)
+                due += pause
 
-    def outcomes(self, since: float = 0.0, until: float = float("inf")) -> list[Outcome]:
-        """Those that were due in this time."""
-        return [outcome for outcome in list(self._outcomes) if since <= outcome.due < until]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-
-@contextmanager
-def running(load: Load) -> Iterator[Load]:
-    """The load, for as long as the block runs."""
-    load.start()
+    threads = [
+        threading.Thread(target=call, args=(began + pause * number / rate.callers,)) for number in range(rate.callers)
+    ]
+    for thread in threads:
+        thread.start()
     try:
-        yield load
-    finally:
-        load.stop()
+        while True:
+            since, until = connection.recv()
+            connection.send([outcome for outcome in list(outcomes) if since <= outcome.due < until])
+    except EOFError:
+        stop.set()
+    for thread in threads:
+        thread.join()
 
 
 def failures(outcomes: Sequence[Outcome]) -> Counter[str]:

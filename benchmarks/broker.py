@@ -2,9 +2,9 @@
 
 - **attestations**: handshake, evidence, decision, durable audit record, secret; of a broker of two worker processes,
   asked by another process over version 2 and version 1. Floor, measured in between: as many processes that do a TLS 1.3
-  handshake with a client certificate of P-256, as bare as pyOpenSSL does it, and one verification of a quote by dcap-qvl,
-  asked by the same generator, which makes a quote for each where the enclave of that version does. The generator takes
-  its part of the two processors from both, so processor time of the servers alone is compared, too.
+  handshake with a client certificate (P-256), as bare as pyOpenSSL does it, and one verification of a quote by
+  dcap-qvl, asked by the same generator, which makes a quote for each where the enclave of that version does. The
+  generator takes its part of the two processors from both, so processor time of the servers alone is compared, too.
 - **storm**: 1,000 replicas that start together, beside 500 peers that are slow or silent. Nobody is refused for load.
 - **slow peers**: how long an attestation takes with them and without.
 """

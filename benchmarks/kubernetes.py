@@ -26,7 +26,7 @@ from sealserve.client import Client
 from sealserve.errors import UnavailableError
 from sealserve.evidence import AppraisalPolicy
 
-from ._kubernetes_load import Load, failures, percentile, running, unevenness
+from ._kubernetes_load import Rate, failures, percentile, running, unevenness
 from ._kubernetes_place import NAME, Place, place, say, wait_for
 
 _CALLERS, _RATE = 32, 64.0
@@ -99,8 +99,8 @@ def apply(here: Place, *, runs: int) -> list[dict[str, Any]]:
 
 def changes(here: Place) -> list[dict[str, Any]]:
     rows = []
-    load = Load(here.target, _policy(here), model="doubling", inputs=_INPUT, callers=_CALLERS, rate=_RATE)
-    with running(load):
+    rate = Rate(here.target, here.owner.layout.client_policy, "doubling", _INPUT, _CALLERS, _RATE)
+    with running(rate) as load:
         time.sleep(5)
 
         def steady() -> float:

@@ -236,7 +236,7 @@ class FakeApiServer(ApiServer):
             "observedGeneration": metadata["generation"],
             "replicas": wanted,
             "updatedReplicas": wanted,
-            "availableReplicas": ready,
+            "readyReplicas": ready,
         }
         self.objects[path] = deployment
 

@@ -60,7 +60,7 @@ def _pod(number: int, *, ready: bool = True, **metadata: Any) -> dict[str, Any]:
 
 
 def _deployment(name: str, wanted: int, ready: int) -> dict[str, Any]:
-    counts = {"updatedReplicas": wanted, "replicas": wanted, "availableReplicas": ready, "observedGeneration": 1}
+    counts = {"updatedReplicas": wanted, "replicas": wanted, "readyReplicas": ready, "observedGeneration": 1}
     metadata = {"name": name, "generation": 1, "labels": {"app.kubernetes.io/component": "replica"}}
     return {"metadata": metadata, "spec": {"replicas": wanted}, "status": counts}
 

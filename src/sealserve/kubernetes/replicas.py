@@ -71,6 +71,8 @@ def _deployment(plan: Plan, track: Track, parts: TeeParts) -> Object:
     spec = {
         **count,
         "strategy": rolling_update(),
+        Comment("An old replica goes when the edge has heard of the new one that takes its place."): None,
+        "minReadySeconds": _HEARD_SECONDS,
         Comment("A rollout whose pods get no key is said to have failed, and the old pods stay."): None,
         "progressDeadlineSeconds": _ROLLOUT_SECONDS,
         "selector": {"matchLabels": plan.labels(track.component)},

@@ -18,8 +18,9 @@ def unfinished(deployment: Object) -> str | None:
     new, every = status.get("updatedReplicas", 0), status.get("replicas", 0)
     if new < wanted:
         return f"{new} of {wanted} new pods are made"
-    if (available := min(status.get("availableReplicas", 0), new)) < wanted:
-        return f"{available} of {wanted} pods are ready"
+    # Not availableReplicas: what minReadySeconds waits for is the next step of a rollout, which says so itself.
+    if (ready := min(status.get("readyReplicas", 0), new)) < wanted:
+        return f"{ready} of {wanted} pods are ready"
     if every > new:
         return f"{every - new} old pods have yet to leave"
     return None
