@@ -14,8 +14,8 @@ from cluster.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-_OF_CONTROLLERS = ("gateway.networking.k8s.io/", "k8s.nginx.org/")
-"""Kinds that an edge's controller brings along."""
+_OF_OTHERS = ("gateway.networking.k8s.io/", "k8s.nginx.org/", "monitoring.coreos.com/", "keda.sh/")
+"""Kinds that an edge's controller, Prometheus' operator or KEDA bring along."""
 
 
 @pytest.fixture(params=CASES)
@@ -24,7 +24,7 @@ def objects(request: pytest.FixtureRequest, kubernetes_cluster: Cluster, tmp_pat
     rendered = objects_in(render(tmp_path, CASES[request.param]))
     namespace = of_kind(rendered, "Namespace")[0]
     kubernetes_cluster.apply([namespace])
-    yield [found for found in rendered if not found["apiVersion"].startswith(_OF_CONTROLLERS)]
+    yield [found for found in rendered if not found["apiVersion"].startswith(_OF_OTHERS)]
     kubernetes_cluster.kubectl("delete", "namespace", namespace["metadata"]["name"])
 
 
