@@ -69,7 +69,7 @@ def test_scaling_shares_traffic_at_once_and_leaving_replicas_lose_no_request(own
         with Callers(owner, count=24, pause=0.2) as callers:
             callers.until(2.0)
             told = sealserve(owner, "scale", "3")
-            assert told.count("serving (attested)") == 3
+            assert told.count("attested, serving") == 3
             ready = time.monotonic()
             time.sleep(10)
             after = time.monotonic()
