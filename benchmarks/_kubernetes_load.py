@@ -108,7 +108,7 @@ def _callers(rate: Rate, connection: Connection) -> None:
         while True:
             since, until = connection.recv()
             connection.send([outcome for outcome in list(outcomes) if since <= outcome.due < until])
-    except EOFError:
+    except (EOFError, OSError):
         stop.set()
     for thread in threads:
         thread.join()

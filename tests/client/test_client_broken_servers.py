@@ -200,6 +200,7 @@ def test_words_are_decoded_from_percent_encoding():
         {"trailers": [("grpc-status", "-1")]},
         {"trailers": [("grpc-status", "\u0661".encode())]},
         {"trailers": [("grpc-status", "9999")]},
+        {"message": b"", "prefix": b"", "trailers": [("grpc-status", "00")]},
         {"trailers": [("other", "0")]},
         {"message": bytes(2000)},
     ],
@@ -229,6 +230,8 @@ def test_a_server_that_stops_says_what_it_did_not_begin_with():
     with pytest.raises(NotProcessedError, match="stopping"):
         call(answer(b"", prefix=b"", trailers=[("grpc-status", "14"), (NOT_BEGUN, STOPPING)]))
     assert call(answer(b"", prefix=b"", trailers=[("grpc-status", "14")])).status == 14
+    assert call(answer(b"", prefix=b"", trailers=[("grpc-status", "13"), (NOT_BEGUN, STOPPING)])).status == 13
+    assert call(answer(trailers=[("grpc-status", "14"), (NOT_BEGUN, STOPPING)])).status == 14, "it had begun"
     assert call(answer(trailers=[("grpc-status", "0"), (NOT_BEGUN, STOPPING)])).message == b"answer", "it answered"
 
 

@@ -177,6 +177,8 @@ def test_a_server_that_stops_says_what_it_did_not_begin_with():
     with pytest.raises(NotProcessedError, match="stopping"):
         ask(refusal % f"{NOT_BEGUN}: {STOPPING}\r\n".encode())
     assert ask(refusal % b"")[0].status == 503
+    other = b"HTTP/1.1 500 Internal Server Error\r\n%s: %s\r\nContent-Length: 0\r\n\r\n"
+    assert ask(other % (NOT_BEGUN.encode(), STOPPING.encode()))[0].status == 500
 
 
 @pytest.mark.parametrize("lie", LIES)

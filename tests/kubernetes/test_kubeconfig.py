@@ -93,6 +93,8 @@ _SKIP = ", insecure-skip-tls-verify: true"
         ('server: "https://127.0.0.1:6443"' + _SKIP, "says not to check who answers"),
         ('server: "http://192.0.2.20:8080"', "without TLS"),
         ('server: "192.0.2.20:8080"', "without TLS"),
+        ('server: "http://127.0.0.1:8001", proxy-url: "http://192.0.2.9:3128"', "by a proxy"),
+        ('server: "https://192.0.2.20:6443", proxy-url: "http://192.0.2.9:3128"', None),
     ],
 )
 def test_a_server_that_nobody_checks_is_refused_unless_that_is_accepted(
@@ -108,10 +110,55 @@ def test_a_server_that_nobody_checks_is_refused_unless_that_is_accepted(
     assert why in str(Cluster.connect(file, insecure=True).unchecked)
 
 
-def test_a_server_that_is_no_url_is_refused(file: Path) -> None:
-    file.write_text(GOOD.replace("http://192.0.2.20:6443", "https://192.0.2.20:port"))
-    with pytest.raises(KubeconfigError, match="is no URL"):
+@pytest.mark.parametrize(
+    ("server", "why"), [("https://192.0.2.20:port", "is no URL"), ("HTTPS://192.0.2.20:6443", "as it should")]
+)
+def test_a_server_that_is_no_url_is_refused(file: Path, server: str, why: str) -> None:
+    file.write_text(GOOD.replace("http://192.0.2.20:6443", server))
+    with pytest.raises(KubeconfigError, match=why):
         Cluster.connect(file)
+
+
+@pytest.mark.parametrize(
+    ("server", "proxy"),
+    [
+        ("http://127.0.0.1:8001", None),
+        ("https://localhost:6443", None),
+        ("https://192.0.2.20:6443", "http://192.0.2.9:3128"),
+    ],
+)
+def test_a_proxy_of_the_environment_is_for_servers_elsewhere(
+    file: Path, server: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://192.0.2.9:3128")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    file.write_text(GOOD.replace("http://192.0.2.20:6443", server))
+    configuration = Configuration()
+    load(configuration, file, None)
+    assert configuration.proxy == proxy
+
+
+_OIDC = "user: {auth-provider: {name: oidc, config: {id-token: a.b.c, refresh-token: s3cret, OTHERS}}}"
+_AUTHORITY = "idp-certificate-authority: ca.pem, "
+
+
+@pytest.mark.parametrize("issuer", ['idp-issuer-url: "https://a"', _AUTHORITY + 'idp-issuer-url: "http://a"'])
+def test_a_login_whose_issuer_nobody_checks_is_refused_before_anybody_is_asked(
+    file: Path, issuer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealserve.kubernetes.live.kubeconfig.load_kube_config", _nobody)
+    file.write_text(GOOD.replace("user: {}", _OIDC.replace("OTHERS", issuer)))
+    with pytest.raises(UncheckedServerError, match="issuer") as refused:
+        Cluster.connect(file, "second", insecure=True)
+    assert "s3cret" not in f"{refused.value} {refused.value.hint}"
+
+
+def test_a_login_whose_issuer_is_checked_is_taken(file: Path) -> None:
+    good = GOOD.replace("http://192", "https://192")
+    file.write_text(good.replace("user: {}", _OIDC.replace("OTHERS", _AUTHORITY + 'idp-issuer-url: "https://a"')))
+    assert Cluster.connect(file).unchecked is None  # "a.b.c" is no token that could have ended
 
 
 @pytest.mark.parametrize("command", ["apply", "diff", "status", "logs", "delete", "doctor", "dns apply", "dns undo"])

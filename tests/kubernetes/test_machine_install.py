@@ -236,6 +236,18 @@ def test_a_strange_key_ends_it_before_anything_comes_from_there(host, monkeypatc
     assert host.machine.snapshot() == before
 
 
+def test_a_package_that_says_it_provides_another_is_not_taken_in_its_place(host, monkeypatch) -> None:
+    real = host.machine._apt_get
+
+    def with_another(*arguments: str) -> str:
+        return real(*("their-own" if each == pins.CONTAINERD_PACKAGE else each for each in arguments))
+
+    monkeypatch.setattr(host.machine, "_apt_get", with_another)
+    with pytest.raises(MachineError, match=r"no repository has containerd\.io, in whose place"):
+        install(host)
+    assert "their-own" not in host.machine.packages()
+
+
 def test_containerd_of_dockers_keeps_its_settings(host) -> None:
     host.machine.save_packages(host.machine.packages() | {"containerd.io": "installed", "docker-ce": "installed"})
     host.machine.write("/etc/containerd/config.toml", 'disabled_plugins = ["cri"]\n')

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from live_case import Case
 
+from sealserve.errors import UnavailableError
 from sealserve.kubernetes.live import kinds, reporter
 from sealserve.kubernetes.live.replica_state import ReplicaState, State
 from sealserve.kubernetes.live.reporter import Reporter
@@ -121,18 +122,41 @@ def test_a_reporter_does_without_events_and_nodes_that_it_may_not_read(
     assert requests == [3, 1], "what may not be read was asked for again"
 
 
+def _starting(number: int) -> dict[str, Any]:
+    since = f"2026-01-01T00:00:{59 - number:02}Z"
+    running = {"name": "replica", "ready": False, "state": {"running": {"startedAt": since}}}
+    return {
+        "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": since}],
+        "containerStatuses": [running],
+    }
+
+
+def test_a_node_that_is_lost_is_asked_once_a_look_and_keeps_no_other_waiting(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pods = [
+        {"metadata": {"name": f"{node}-{number}", "uid": f"{node}-{number}"}, "spec": {"nodeName": node}}
+        | {"status": _starting(20 * (node == "lost") + number)}  # those of the lost node are not ready for longest
+        for node in ("lost", "well")
+        for number in range(12)
+    ]
+    asked: list[str] = []
+
+    def log(pod: str, **_: Any) -> str:
+        asked.append(pod)
+        if pod.startswith("lost"):
+            raise UnavailableError("its node does not answer")
+        return ""
+
+    monkeypatch.setattr(case.cluster, "logs", log)
+    Reporter(case.cluster, case.plan).states(pods)
+    assert asked == ["lost-11", *(f"well-{number}" for number in range(11, 2, -1))]
+
+
 def test_a_look_asks_for_few_logs_those_first_that_are_not_ready_for_longest(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def starting(number: int) -> dict[str, Any]:
-        since = f"2026-01-01T00:00:{59 - number:02}Z"
-        running = {"name": "replica", "ready": False, "state": {"running": {"startedAt": since}}}
-        return {
-            "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": since}],
-            "containerStatuses": [running],
-        }
-
-    case.server.pods = starting
+    case.server.pods = _starting
     deployment = next(thing for thing in case.objects if thing["kind"] == "Deployment")
     deployment["spec"]["replicas"] = 30
     case.apply()

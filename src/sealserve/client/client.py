@@ -102,7 +102,7 @@ class Caller:
         """Call any unary method, whose messages this client does not know.
 
         An inference is repeated where nobody answered; others only when it is certain that no server began with them. A
-        status that the server gives is in the reply and is not raised.
+        status that the server gives is in the reply and is not raised, but for CANCELLED, which is a lost connection.
 
         :param method: ``/package.Service/Method``. :param message: serialized. :param metadata: to send along.
         :param receipt: as of :meth:`predict`; it is in the reply, if that has a message.

@@ -67,8 +67,8 @@ def read_reply(headers: Headers, trailers: Headers, body: bytearray, *, ended: b
     if status is None and not ended:
         if reset == _REFUSED_STREAM:
             raise NotProcessedError("the server did not take the call (REFUSED_STREAM)", hint="Try again.")
-        code = _ERROR_CODES.get(reset or 0, reset)
-        raise ConnectionLostError(f"the server broke the call off ({code})", hint="Try again.")
+        cause = _ERROR_CODES.get(reset or 0, reset)
+        raise ConnectionLostError(f"the server broke the call off ({cause})", hint="Try again.")
     if not trailers:  # what came is "trailers only"
         headers, trailers = [], headers
     before, after = _metadata(headers), _metadata(trailers)
@@ -81,12 +81,13 @@ def read_reply(headers: Headers, trailers: Headers, body: bytearray, *, ended: b
     if not (status.isdigit() and len(status) <= 3):
         raise MalformedReplyError("the server's gRPC status is no number")
     text = unquote_to_bytes(named.get(b"grpc-message", b"")).decode(errors="replace")
-    if int(status) == _CANCELLED:
+    code = int(status)
+    if code == _CANCELLED:
         raise ConnectionLostError(f"the server broke the call off ({text or 'CANCELLED'})", hint="Try again.")
-    if status != b"0":
-        if NOT_BEGUN in dict(after):
+    if code != 0:
+        if code == _UNAVAILABLE and not body and NOT_BEGUN in dict(after):
             raise not_begun()
-        return Reply(int(status), text, b"", before, after)
+        return Reply(code, text, b"", before, after)
     if len(body) < _PREFIX or body[0] != 0 or int.from_bytes(body[1:_PREFIX], "big") != len(body) - _PREFIX:
         raise MalformedReplyError("the server's reply is not exactly one uncompressed message")
     return Reply(0, text, memoryview(body)[_PREFIX:].toreadonly(), before, after)

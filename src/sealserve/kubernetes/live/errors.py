@@ -34,7 +34,7 @@ class KubeconfigError(ConfigurationError):
 
 
 class UncheckedServerError(TrustError):
-    """Nobody would check who answers as the API server, which gets logins and Secrets."""
+    """Nobody would check who answers as the API server, which gets logins and Secrets, or as the issuer of a login."""
 
 
 class ObjectsRefusedError(InputError):

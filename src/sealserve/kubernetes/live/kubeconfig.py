@@ -10,12 +10,14 @@ from pathlib import Path
 
 import yaml
 from kubernetes.client import Configuration
+from kubernetes.client.rest import should_bypass_proxies
 from kubernetes.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config
+from kubernetes.config.kube_config import KubeConfigMerger
 from urllib3.exceptions import LocationParseError
-from urllib3.util import parse_url
+from urllib3.util import Url, parse_url
 
 from sealserve.addresses import Address
-from sealserve.kubernetes.live.errors import KubeconfigError
+from sealserve.kubernetes.live.errors import KubeconfigError, UncheckedServerError
 from sealserve.kubernetes.plan import is_here
 
 _USUAL = "~/.kube/config"
@@ -24,8 +26,11 @@ _USUAL = "~/.kube/config"
 def load(configuration: Configuration, kubeconfig: Path | None, context: str | None) -> None:
     """Read ``kubeconfig``, or those that ``KUBECONFIG`` names, or ``~/.kube/config``, or else a pod's own account.
 
+    A server on this machine is reached by no proxy that the environment names, as kubectl does it.
+
     :param context: one of its contexts; the current one if not given.
     :raises KubeconfigError: there is none, it has no such context, or it cannot be read.
+    :raises UncheckedServerError: nobody would check who renews the login.
     """
     listed = os.environ.get("KUBECONFIG") or _USUAL
     candidates = [kubeconfig] if kubeconfig is not None else [Path(each) for each in listed.split(os.pathsep) if each]
@@ -40,6 +45,7 @@ def load(configuration: Configuration, kubeconfig: Path | None, context: str | N
     try:
         if context is not None:
             _require_context(files, context)
+        _require_known_issuer(files, context)
         load_kube_config(  # type: ignore[no-untyped-call]
             config_file=files,
             context=context,
@@ -53,6 +59,9 @@ def load(configuration: Configuration, kubeconfig: Path | None, context: str | N
             f"the kubeconfig cannot be used: {problem}",
             hint="Try `kubectl config get-contexts`; name another with --kubeconfig or --context.",
         ) from error
+    by_environment = Configuration(host=configuration.host).proxy
+    if configuration.proxy == by_environment and _is_here(_server(configuration)):
+        configuration.proxy = None
 
 
 def unchecked(configuration: Configuration) -> str | None:
@@ -60,17 +69,57 @@ def unchecked(configuration: Configuration) -> str | None:
 
     :raises KubeconfigError: where the server is cannot be read.
     """
+    server = _server(configuration)
+    if server.scheme == "https":
+        if configuration.verify_ssl:
+            return None
+        return f"the kubeconfig says not to check who answers as {configuration.host} (insecure-skip-tls-verify)"
+    way = f"the kubeconfig leads to {configuration.host} without TLS"
+    if not _is_here(server):
+        return f"{way}, where anybody on the way reads and changes all"
+    if configuration.proxy and not should_bypass_proxies(configuration.host, configuration.no_proxy or ""):
+        return f"{way} and by a proxy (proxy-url), which reads and changes all"
+    return None
+
+
+def _server(configuration: Configuration) -> Url:
+    """:raises KubeconfigError: it cannot be read."""
     try:
         server = parse_url(configuration.host)
     except LocationParseError as error:
         raise KubeconfigError(f"the kubeconfig's server is no URL: {configuration.host!r}") from error
-    if server.scheme != "https" and not is_here(Address((server.host or "").strip("[]"), 0), wildcard=False):
-        return (
-            f"the kubeconfig leads to {configuration.host} without TLS, where anybody on the way reads and changes all"
+    if server.scheme == "https" and not configuration.host.startswith("https"):
+        # The library would not look at the kubeconfig's authority, and take any that this machine knows.
+        raise KubeconfigError(
+            f"the kubeconfig's server is not written as it should: {configuration.host!r}",
+            hint="It begins with https:// in small letters.",
         )
-    if server.scheme == "https" and not configuration.verify_ssl:
-        return f"the kubeconfig says not to check who answers as {configuration.host} (insecure-skip-tls-verify)"
-    return None
+    return server
+
+
+def _is_here(server: Url) -> bool:
+    return is_here(Address((server.host or "").strip("[]"), 0), wildcard=False)
+
+
+def _require_known_issuer(files: str, context: str | None) -> None:
+    """Without an authority, the library asks whoever answers as a login's issuer where to send its refresh token.
+
+    :raises UncheckedServerError: the context's login is of this kind.
+    """
+    configuration = KubeConfigMerger(files).config  # type: ignore[no-untyped-call]
+    chosen = configuration["contexts"].get_with_name(context or configuration["current-context"])["context"]
+    user = chosen.safe_get("user") and configuration["users"].get_with_name(chosen["user"], safe=True)
+    login = user and user.safe_get("user") and user["user"].safe_get("auth-provider")
+    if not login or login.get("name") != "oidc":
+        return
+    given = login.get("config") or {}
+    named = any(given.get(f"idp-certificate-authority{form}") for form in ("", "-data"))
+    if not named or str(given.get("idp-issuer-url")).lower().startswith("http:"):
+        raise UncheckedServerError(
+            "nobody would check who answers as the issuer of the kubeconfig's login (auth-provider oidc)",
+            hint="Name its authority there (idp-certificate-authority), with an https:// URL; or log in by a program "
+            "(exec), such as kubelogin.",
+        )
 
 
 def _require_context(files: str, context: str) -> None:

@@ -70,10 +70,14 @@ class Reporter:
         self._logs = {run: found for run, found in asked.items() if run in self._logs}
         now, lost = time.monotonic(), set()
         due = [pod for pod in silent if now - asked[_run_of(pod)][0] >= _ASK_AGAIN_SECONDS]
-        for pod in sorted(due, key=lambda pod: (asked[_run_of(pod)][0], _unready_since(pod)))[:_MOST_ASKED]:
+        left = _MOST_ASKED
+        for pod in sorted(due, key=lambda pod: (asked[_run_of(pod)][0], _unready_since(pod))):
             node = pod.get("spec", {}).get("nodeName")
-            if not self._may_read_logs or node in lost:
+            if not self._may_read_logs or not left:
+                break
+            if node in lost:  # which is no turn: pods of other nodes do not wait for its
                 continue
+            left -= 1
             text = None
             try:
                 text = self._log(pod)

@@ -141,7 +141,14 @@ class InstallPackages:
                 f"{', '.join(self.packages)} cannot be here together with {', '.join(sorted(removed))}",
                 hint="Nothing was removed. Remove them yourself, if nobody needs them, and run this again.",
             )
-        record.save(installed=sorted({*(record.get("installed") or ()), *_NEW.findall(said)}))
+        new = set(_NEW.findall(said))
+        # Whoever says that a package of theirs provides another is believed by apt, if the other cannot be had.
+        if absent := set(self.packages) - new - installed(host):
+            raise MachineError(
+                f"no repository has {', '.join(sorted(absent))}, in whose place apt would install something else",
+                hint="Nothing was installed. Does `apt-get update` reach all repositories? Then run this again.",
+            )
+        record.save(installed=sorted({*(record.get("installed") or ()), *new}))
         host.do(*_APT, "install", *self.packages)
 
     def undo(self, host: Host, record: Record) -> str | None:
