@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from hashlib import sha256
 
 from sealserve.deploy.images.layout import GRPC_PORT, REST_PORT, STOP_GRACE
@@ -22,7 +23,7 @@ REPLICA_USER = 10001
 _ROLLOUT_SECONDS = 900  # a large enclave and a large model
 _WAIT_SECONDS = 86_400
 _GIVEN_UP_SECONDS = 60
-_HEARD_SECONDS = 5
+_HEARD_SECONDS = 7  # nginx asks DNS every 2 seconds, which may keep an answer for 5
 
 
 def replica_objects(plan: Plan) -> list[Object]:
@@ -122,7 +123,7 @@ def _drain_seconds(plan: Plan) -> int:
     """So long that every connection has been closed in good order by then: their age differs by a tenth (gRPC), and the
     edge goes on making them until it has heard that the pod leaves.
     """
-    return connection_age(plan.deployment) * 11 // 10 + _HEARD_SECONDS
+    return math.ceil(connection_age(plan.deployment) * 11 / 10) + _HEARD_SECONDS
 
 
 def _container(plan: Plan, track: Track, parts: TeeParts) -> Object:
