@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from fake_api_server import FakeApiServer, ended, serving
+from fake_api_server import FakeApiServer, ended, serving, status
 from kubernetes_cases import CANARY, NGINX, REPLICA
 from small_model import write_doubling_model
 
@@ -69,10 +69,15 @@ class _Shell:
 
 def _with_canary(shell: _Shell, directory: Path) -> None:
     """Have the deployment try another image."""
+    _with_section(shell, directory, canary={"image": CANARY})
+
+
+def _with_section(shell: _Shell, directory: Path, **section: Any) -> None:
+    """Have a deployment whose section kubernetes has more in it."""
     content = yaml.safe_load(shell.file.read_text())
     content |= {"state": str(shell.file.parent / ".sealserve")}
     content["model"]["path"] = str(shell.file.parent / "model")
-    content["kubernetes"]["canary"] = {"image": CANARY}
+    content["kubernetes"] |= section
     shell.file = directory / "deployment.yaml"
     shell.file.write_text(yaml.safe_dump(content))
 
@@ -221,12 +226,69 @@ def test_a_canary_that_is_refused_ends_an_apply_and_goes_when_it_is_not_asked_fo
     assert not [thing for thing in shell.server.objects.values() if "canary" in thing["metadata"]["name"]]
 
 
+def test_an_autoscaler_that_cannot_scale_says_why_in_its_own_words(
+    shell: _Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # of whoever starts the tests
+    conditions = [
+        {"type": "AbleToScale", "status": "True", "reason": "SucceededGetScale"},
+        {"type": "ScalingActive", "status": "False", "reason": "FailedGetResourceMetric", "message": "no\n metrics"},
+    ]
+    spec = {"scaleTargetRef": {"kind": "Deployment", "name": "photos-replica"}, "maxReplicas": 4}
+    scaler: dict[str, Any] = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "ours", "namespace": "photos"},
+        "spec": spec,
+        "status": {"conditions": conditions},
+    }
+    shell.server.put(scaler)
+    words = "the autoscaler does not scale (FailedGetResourceMetric: no metrics): see `sealserve k8s doctor`"
+    assert json.loads(shell.run("apply", "--json").stdout)["warnings"].count(words) == 1
+    assert f"scaling   {words}" in shell.run("status").stdout.splitlines()
+    assert json.loads(shell.run("status", "--json").stdout)["scaling"] == words
+    assert words in str(getattr(shell.run("scale", "3").exception, "hint", None))
+    shell.server.put({**scaler, "status": {"conditions": [{**conditions[1], "reason": "ScalingDisabled"}]}})
+    assert json.loads(shell.run("status", "--json").stdout)["scaling"] is None
+
+
+def test_a_namespace_of_prometheus_that_is_not_there_is_a_warning(shell: _Shell, tmp_path: Path) -> None:
+    _with_section(shell, tmp_path, monitoring={"namespace": "nowhere", "operator": False})
+    words = "there is no namespace nowhere"
+    assert any(words in warning for warning in json.loads(shell.run("apply", "--json").stdout)["warnings"])
+    shell.server.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "nowhere"}})
+    assert not any(words in warning for warning in json.loads(shell.run("apply", "--json").stdout)["warnings"])
+
+
 def test_differences_are_an_exit_code_for_those_who_ask(shell: _Shell) -> None:
     assert shell.code("diff") == 0
     assert shell.code("diff", "--exit-code") == 1
     shell.run("apply")
     assert shell.code("diff", "--exit-code") == 0
-    assert json.loads(shell.run("diff", "--json").stdout) == {"differences": [], "judged_by_server": True}
+    assert json.loads(shell.run("diff", "--json").stdout) == {
+        "differences": [],
+        "conflicts": [],
+        "judged_by_server": True,
+    }
+
+
+def test_what_somebody_else_has_set_is_a_difference_and_it_is_said_whose_it_is(shell: _Shell) -> None:
+    shell.run("apply")
+    for name in ("photos-replica", "photos-edge"):
+        live = shell.server.get(kinds.DEPLOYMENT, name)
+        shell.server.put({**live, "spec": {**live["spec"], "minReadySeconds": 77}})
+        cause = {"field": ".spec.minReadySeconds", "message": 'conflict with "kubectl-edit" using apps/v1'}
+        shell.server.refusals[f"Deployment/{name}"] = status(409, "Apply failed with 1 conflict", causes=(cause,))
+    result = shell.run("diff", "--exit-code")
+    assert (result.exception, result.return_value) == (None, 1)
+    assert result.stdout.count("-  minReadySeconds: 77") == 2
+    for name in ("photos-replica", "photos-edge"):
+        said = f"Deployment {name}: somebody else has set .spec.minReadySeconds by kubectl-edit: `apply` refuses"
+        assert said in " ".join(result.stderr.split())
+        assert shell.server.get(kinds.DEPLOYMENT, name)["spec"]["minReadySeconds"] == 77
+    assert len(json.loads(shell.run("diff", "--json").stdout)["conflicts"]) == 2
+    assert shell.code("apply") == 3
+    assert json.loads(shell.run("diff", "--force-conflicts", "--json").stdout)["conflicts"] == []
 
 
 def test_nothing_is_deleted_that_nobody_confirmed(shell: _Shell) -> None:

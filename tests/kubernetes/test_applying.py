@@ -121,6 +121,17 @@ def test_a_missing_kind_is_named_with_what_brings_it_and_nothing_is_applied(case
     assert case.server.objects == {}
 
 
+def test_without_the_prometheus_operator_it_is_said_how_to_do_without_and_that_is_applied(case: Case) -> None:
+    case.server.missing = {kinds.POD_MONITOR, kinds.PROMETHEUS_RULE}
+    monitoring = {"namespace": "monitoring"}
+    with pytest.raises(MissingKindError) as failure:
+        case.apply(case.deployment("nginx-simulated", monitoring=monitoring)[1])
+    assert str(failure.value.hint).count("kubernetes.monitoring.operator: false") == 1
+    assert case.server.objects == {}
+    case.apply(case.deployment("nginx-simulated", monitoring={**monitoring, "operator": False})[1])
+    assert "photos-rules" in {each["metadata"]["name"] for each in case.server.find(kinds.CONFIG_MAP)}
+
+
 def test_all_missing_permissions_are_told_together(case: Case) -> None:
     case.server.denied = {"persistentvolumes", "networkpolicies"}
     with pytest.raises(ForbiddenError) as caught:

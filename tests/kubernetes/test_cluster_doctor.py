@@ -100,6 +100,15 @@ def test_the_cloud_whose_plugin_the_nodes_have_is_named(server: ApiServer, tmp_p
     assert _found(told, "edge")[0] == "ok"
 
 
+def test_a_namespace_of_prometheus_that_is_not_there_is_warned_of(server: ApiServer, tmp_path: Path) -> None:
+    asked = {"kubernetes": {"monitoring": {"namespace": "nowhere", "operator": False}}}
+    level, text = _found(_look(server, tmp_path, changes=asked), "monitoring")
+    assert level == "warning"
+    assert "there is no namespace nowhere" in text
+    server.objects["/api/v1/namespaces/nowhere"] = {"metadata": {"name": "nowhere"}}
+    assert _found(_look(server, tmp_path, changes=asked), "monitoring")[0] == "ok"
+
+
 def test_what_is_not_permitted_is_listed(server: ApiServer, tmp_path: Path) -> None:
     def answer(_: object, body: Any) -> tuple[int, Any]:
         asked = body["spec"]["resourceAttributes"]

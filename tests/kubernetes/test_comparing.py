@@ -26,6 +26,18 @@ def test_a_change_is_shown_line_by_line_without_what_the_server_writes(case: Cas
     assert not {"managedFields", "resourceVersion", "uid"} & set(found.text.replace(":", " ").split())
 
 
+def test_text_of_several_lines_is_compared_by_its_own_lines(case: Case) -> None:
+    case.apply()
+    live = case.server.get(kinds.CONFIG_MAP, "photos-edge")
+    ((key, text),) = live["data"].items()
+    edited = text.replace("worker_connections", "worker_connections ", 1) + "\t# mine, café \n"
+    case.server.put({**live, "data": {key: edited}})
+    (found,), _ = differences(case.cluster, case.objects, name="photos")
+    changed = [line for line in found.text.splitlines()[2:] if line[0] in "+-"]
+    assert len(changed) == 3
+    assert "-    \t# mine, café " in changed
+
+
 def test_before_there_is_a_namespace_everything_is_shown_and_said_to_be_unjudged(case: Case) -> None:
     found, judged = differences(case.cluster, case.objects, name="photos")
     assert (len(found), judged) == (len(case.objects), False)

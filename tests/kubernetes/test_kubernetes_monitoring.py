@@ -215,6 +215,23 @@ def test_nothing_of_it_is_there_unless_it_is_asked_for(tmp_path: Path) -> None:
     assert "--metrics-listen" not in container["args"]
 
 
+def test_without_the_operator_metrics_are_told_and_no_object_is_of_its_kinds(
+    tmp_path: Path, objects: list[dict[str, Any]]
+) -> None:
+    section = {**CASE["kubernetes"], "monitoring": {"namespace": "monitoring", "operator": False}}
+    output = render(tmp_path, {**CASE, "tee": "sgx", "kubernetes": section})
+    found = objects_in(output)
+    assert not [each for each in found if each["apiVersion"].startswith("monitoring.coreos.com")]
+    ports = [port for each in of_kind(found, "Deployment") for port in each["spec"]["template"]["spec"]["containers"]]
+    assert 8502 in {port["containerPort"] for container in ports for port in container["ports"]}
+    assert of_kind(found, "NetworkPolicy") == of_kind(objects, "NetworkPolicy")
+    (file,) = (each for each in of_kind(found, "ConfigMap") if each["metadata"]["name"] == "photos-rules")
+    (with_operator,) = of_kind(objects, "PrometheusRule")
+    assert yaml.safe_load(file["data"]["rules.yaml"]) == with_operator["spec"]
+    assert "  rules.yaml: |\n" in (output / "monitoring.yaml").read_text()
+    assert dashboard(found) == dashboard(objects)
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [

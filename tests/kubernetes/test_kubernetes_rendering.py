@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -21,6 +22,14 @@ from sealserve.kubernetes.rendering import plan_deployment, warnings_about
 from sealserve.kubernetes.yaml_text import Comment, to_yaml, without_comments
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_the_memory_that_the_page_for_newcomers_names_is_what_a_replica_of_its_model_asks_for(tmp_path: Path) -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "kubernetes-quickstart.md").read_text().split())
+    (told,) = set(re.findall(r"([0-9.]+) GiB (?:of memory|left)", page))
+    deployment = write_deployment(tmp_path, CASES["nginx-simulated"])
+    memory = plan_deployment(deployment, model_size=18_600_000).memory  # of EfficientNet-Lite0, with float32 weights
+    assert f"{int(memory.removesuffix('Mi')) / 1024:.1f}" == told
 
 
 @pytest.mark.parametrize("case", CASES)

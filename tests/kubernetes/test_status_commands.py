@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from api_server import ApiServer, kubeconfig
+from click import UsageError
 from click.testing import CliRunner, Result
 from kubernetes_cases import write_deployment
 
@@ -331,6 +332,43 @@ def test_logs_of_a_pod_that_is_not_there_name_those_that_are(server: ApiServer, 
     assert "photos-replica-1, photos-replica-2" in str(error.hint)
 
 
+def test_logs_that_are_empty_say_why_on_standard_error(server: ApiServer, tmp_path: Path) -> None:
+    for number in (1, 2):
+        _log(server, number)
+    assert "nothing was said in the last 300 seconds" in _run(server, tmp_path, "logs", "--since", "5m").stderr
+    assert "no container ended before" in _run(server, tmp_path, "logs", "-p").stderr
+    begun = _pod(1)
+    begun["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "ContainerCreating"}}
+    server.objects[PODS] = [begun]
+    assert "no container has begun yet" in _run(server, tmp_path, "logs").stderr
+    server.objects[PODS] = []
+    result = _run(server, tmp_path, "logs", "--json")
+    assert (result.exception, result.stdout) == (None, "")
+    assert "there are no replicas now" in result.stderr
+    del server.objects[DEPLOYMENT]
+    assert "there is no Deployment photos-replica in serving" in _run(server, tmp_path, "logs").stderr
+    server.answers["GET", DEPLOYMENT] = lambda _query, _body: (403, FORBIDDEN)
+    result = _run(server, tmp_path, "logs")
+    assert (result.exception, "there are no replicas now" in result.stderr) == (None, True)
+    _log(server, 1, "something")
+    server.objects[PODS] = [_pod(1)]
+    assert _run(server, tmp_path, "logs").stderr == ""
+
+
+def test_following_nothing_says_what_is_waited_for(server: ApiServer, tmp_path: Path) -> None:
+    plan = plan_for_reading(load_deployment(write_deployment(tmp_path, CHANGES)))
+    with Cluster.connect(server.kubeconfig(tmp_path)) as cluster:
+        assert PodLogs(cluster, plan).why_silent(follow=True) is None
+        server.objects[PODS] = []
+        assert "the first is waited for" in str(PodLogs(cluster, plan).why_silent(follow=True))
+
+
+def test_a_pod_may_be_named_as_kubectl_has_it(server: ApiServer, tmp_path: Path) -> None:
+    _log(server, 1, "here")
+    assert _run(server, tmp_path, "logs", "pod/photos-replica-1").stdout == "here\n"
+    assert "is no pod" in str(_run(server, tmp_path, "logs", "deployment/photos-replica").exception)
+
+
 def test_scale_says_who_is_attested_and_what_else_to_change(server: ApiServer, tmp_path: Path) -> None:
     def scaled(_query: Any, body: Any) -> tuple[int, Any]:
         server.objects[DEPLOYMENT] = _deployment("photos-replica", body["spec"]["replicas"], 3)
@@ -338,7 +376,9 @@ def test_scale_says_who_is_attested_and_what_else_to_change(server: ApiServer, t
         return 200, {}
 
     server.answers["PATCH", f"{DEPLOYMENT}/scale"] = scaled
-    result = _run(server, tmp_path, "scale", "3")
+    assert isinstance(_run(server, tmp_path, "scale").exception, UsageError)
+    assert isinstance(_run(server, tmp_path, "scale", "3", "--replicas=3").exception, UsageError)
+    result = _run(server, tmp_path, "scale", "--replicas=3")
     assert result.exception is None
     assert "photos-replica: 2 -> 3 replicas" in result.output
     assert "photos-replica-3  attested, serving" in result.output

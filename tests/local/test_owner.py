@@ -160,3 +160,9 @@ def test_the_command_says_what_comes_next(
     assert "sealserve broker run -f .sealserve/owner/broker.yaml" in run()
     told = json.loads(run("--json"))
     assert (told["complete"], told["tee"], told["model"]["newly_sealed"]) == (True, "sgx", False)
+    assert run().splitlines()[-1] == "  sealserve image run --sealed .sealserve/platform/sealed"
+    for digest, end in (("0" * 64, "   # with images: docs/kubernetes-quickstart.md"), ("1" * 64, "")):
+        edge = {"kind": "node-port"}
+        section = {"image": f"r.example/a@sha256:{digest}", "sealed_model": {"claim": "sealed"}, "edge": edge}
+        write(directory, kubernetes=section)
+        assert run().splitlines()[-1] == f"  sealserve k8s apply{end}"

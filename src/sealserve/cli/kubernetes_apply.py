@@ -28,6 +28,7 @@ from sealserve.errors import SealserveError
 from sealserve.logs import printable
 
 if TYPE_CHECKING:
+    from sealserve.kubernetes.live.api import Cluster
     from sealserve.kubernetes.live.rollout import Rollout, Snapshot
     from sealserve.kubernetes.plan import Plan
     from sealserve.kubernetes.yaml_text import Object
@@ -61,7 +62,12 @@ _CANARY_SIGNATURE = click.option(
 @deployment_option
 @cluster_options
 @wait_timeout_option(900, "everything is ready")
-@click.option("--no-wait", is_flag=True, help="Do not wait, and remove nothing that is not rendered any more.")
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    show_default=True,
+    help="With --no-wait nothing is removed that is not rendered any more.",
+)
 @_FORCE
 @_SIGNATURE
 @_CANARY_SIGNATURE
@@ -99,7 +105,7 @@ def apply(
     file: Path,
     access: ClusterAccess,
     timeout: float,
-    no_wait: bool,
+    wait: bool,
     force_conflicts: bool,
     signature: Path,
     canary_signature: Path | None,
@@ -121,10 +127,8 @@ def apply(
     That a replica is attested is what its cluster says here: `sealserve verify` checks the evidence itself.
     """
     from sealserve.kubernetes.live.applying import apply_objects, prune
-    from sealserve.kubernetes.live.errors import ClusterRefusedError
     from sealserve.kubernetes.live.policy_check import annotated, judge, measure_replicas
     from sealserve.kubernetes.live.rollout import Rollout
-    from sealserve.kubernetes.rendering import warnings_about
 
     started = time.monotonic()
     account = Account(as_json=as_json)
@@ -135,11 +139,7 @@ def apply(
         measurements = measure_replicas(plan, signature, canary_signature)
         objects = annotated(objects, measurements)
         with access.connect() as cluster:
-            version = (0, 0)
-            with contextlib.suppress(ClusterRefusedError):
-                version = cluster.version()
-            for warning in warnings_about(plan, version):
-                account.warning(warning)
+            _warn_before(cluster, plan, account)
             verdict = None
             server = server_of(broker_server, broker_ca, broker_token_file)
             if not skip_policy_check:
@@ -155,20 +155,21 @@ def apply(
             rollout = Rollout(cluster, plan)
             with _half_applied(account, len(objects)):
                 applied = apply_objects(cluster, objects, told=account.told, force=force_conflicts)
-            if no_wait:
+            if not wait:
                 snapshot = rollout.look()
                 replicas += replicas_of(snapshot)
             else:
                 with explained_refusal(plan, server):
                     snapshot = _wait(rollout, applied, replicas, timeout=timeout, quiet=as_json)
                 prune(cluster, objects, name=plan.name, namespace=plan.namespace, told=account.told)
+            _warn_after(cluster, plan, account)
             requests = cluster.requests
-        ways = {} if no_wait else ways_in(plan, snapshot, account=account)
+        ways = ways_in(plan, snapshot, account=account) if wait else {}
     outcome = outcome_of(plan, snapshot, measurements, verdict, ways) | about | {"requests": requests}
     outcome["seconds"] = round(time.monotonic() - started, 2)
     if as_json:
         click.echo(json.dumps(outcome))
-    elif no_wait:
+    elif not wait:
         click.echo("not waited for: `sealserve k8s status` shows how far it is")
     else:
         show_outcome(snapshot, ways, file=file)
@@ -198,17 +199,22 @@ def diff(
 ) -> int:
     """Show what `apply` would change, object by object, as the API server's dry run says it.
 
-    Nothing is changed. Values of Secrets are not shown.
+    Nothing is changed. Values of Secrets are not shown. Fields that somebody else has set since are shown too, and it
+    is said whose they are: `apply` refuses to take them without --force-conflicts.
     """
     from sealserve.kubernetes.live.comparing import differences
     from sealserve.kubernetes.live.policy_check import annotated, measure_replicas
 
     plan, objects = _objects(file, model_size=model_size, tls=tls)
     objects = annotated(objects, measure_replicas(plan, signature, canary_signature))
+    conflicts: list[str] = []
     with access.connect(reading=True) as cluster:
-        found, judged = differences(cluster, objects, name=plan.name, force=force_conflicts)
+        found, judged = differences(
+            cluster, objects, name=plan.name, force=force_conflicts, on_conflict=conflicts.append
+        )
     if as_json:
-        click.echo(json.dumps({"differences": [vars(each) for each in found], "judged_by_server": judged}))
+        told = {"differences": [vars(each) for each in found], "conflicts": conflicts, "judged_by_server": judged}
+        click.echo(json.dumps(told))
     else:
         for each in found:
             click.echo("\n".join(map(printable, each.text.splitlines())))
@@ -216,6 +222,8 @@ def diff(
             say("note", "cyan", "nothing would change")
         if not judged:
             say("note", "cyan", f"there is no namespace {plan.namespace} yet: what is in it is shown as it is rendered")
+        for conflict in conflicts:
+            say("warning", "yellow", f"{printable(conflict)}: `apply` refuses without --force-conflicts")
     return 1 if found and exit_code else 0
 
 
@@ -238,6 +246,32 @@ def _half_applied(account: Account, total: int) -> Iterator[None]:
         if account.changes and account.changes[-1]["what"] != "removed":
             say("note", "cyan", f"{len(account.changes)} of {total} objects were applied: apply again to go on.")
         raise
+
+
+def _warn_before(cluster: Cluster, plan: Plan, account: Account) -> None:
+    """Say what may keep a deployment from doing what it should, as far as the cluster tells."""
+    from sealserve.kubernetes.live.errors import ClusterRefusedError
+    from sealserve.kubernetes.live.monitoring_namespace import shut_out
+    from sealserve.kubernetes.rendering import warnings_about
+
+    version = (0, 0)
+    with contextlib.suppress(ClusterRefusedError):
+        version = cluster.version()
+    for warning in warnings_about(plan, version):
+        account.warning(warning)
+    with contextlib.suppress(ClusterRefusedError):
+        if (missing := shut_out(cluster, plan)) is not None:
+            account.warning(missing)
+
+
+def _warn_after(cluster: Cluster, plan: Plan, account: Account) -> None:
+    """Say what does not go on by itself."""
+    from sealserve.kubernetes.live.autoscaling import autoscaler_of
+    from sealserve.kubernetes.live.errors import ClusterRefusedError
+
+    with contextlib.suppress(ClusterRefusedError):
+        if (scaler := autoscaler_of(cluster, plan)) is not None and scaler.trouble is not None:
+            account.warning(scaler.trouble)
 
 
 def _wait(

@@ -34,6 +34,8 @@ def status_lines(status: Status, plan: Plan, *, server: str) -> Iterator[str]:
         return
     scaler = "" if status.autoscaler is None else f" (autoscaler {status.autoscaler})"
     yield f"{status.serving} of {status.wanted} replicas serve{scaler}"
+    if status.scaling is not None:
+        yield from _folded(f"scaling   {printable(status.scaling)}", width)
     if status.canaries is not None:
         yield f"canary: {status.canaries_serving} of {status.canaries} serve"
     if status.rollout is not None:

@@ -14,6 +14,7 @@ from sealserve.cli.cluster_options import ClusterAccess, cluster_options, wait_t
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 from sealserve.cli.kubernetes_display import replica_line, status_lines
+from sealserve.cli.kubernetes_habits import duration, pod_name, require_file_not_follow
 from sealserve.logs import printable, readable
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _INCOMPLETE = 5  # as of what cannot be reached
 _PAUSE = 2.0
+_COUNT = click.IntRange(min=0, max=5000)
 
 
 def _plan(file: Path) -> Plan:
@@ -36,7 +38,7 @@ def _plan(file: Path) -> Plan:
 @click.command(short_help="Show the replicas in a cluster, and why one does not serve.")
 @deployment_option
 @cluster_options
-@click.option("--watch", is_flag=True, help="Go on, whenever something changes, until Ctrl-C.")
+@click.option("-w", "--watch", is_flag=True, help="Go on, whenever something changes, until Ctrl-C.")
 @click.option(
     "--wait",
     type=click.FloatRange(min=0, max=86_400),
@@ -88,16 +90,16 @@ def _show(status: Status, plan: Plan, *, server: str, as_json: bool, redraw: boo
 
 
 @click.command(short_help="Print what replicas in a cluster log.")
-@click.argument("pod", required=False)
+@click.argument("pod", type=pod_name, required=False)
 @deployment_option
 @cluster_options
 @click.option("--all", "everything", is_flag=True, help="The logs of the edge, too.")
 @click.option("--follow", is_flag=True, help="Go on, also with pods that come, until Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=0), default=50, show_default=True, help="Of each log, the last lines.")
 @click.option(
-    "--since", type=click.IntRange(min=1), metavar="SECONDS", help="What was said in the last so many seconds."
+    "--since", type=duration, metavar="TIME", help="What was said in the last so many seconds; also as 5m or 1h."
 )
-@click.option("--previous", is_flag=True, help="Of the containers before those that run now: why they ended.")
+@click.option("-p", "--previous", is_flag=True, help="Of the containers before those that run now: why they ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, with the pod's name in it.")
 def logs(
     *,
@@ -122,10 +124,14 @@ def logs(
         raise click.UsageError("--previous logs are over: there is nothing to follow.")
     if pod is not None and everything:
         raise click.UsageError("Give POD or --all, not both.")
+    require_file_not_follow(file)
     plan = _plan(file)
     with access.connect(reading=True) as cluster:
         source = PodLogs(cluster, plan, pod=pod, all_components=everything, tail=tail, since=since)
-        for line in source.follow() if follow else source.read(previous=previous):
+        lines = source.follow() if follow else source.read(previous=previous)
+        if (follow or not lines) and (silence := source.why_silent(previous=previous, follow=follow)) is not None:
+            say("note", "cyan", printable(silence))
+        for line in lines:
             click.echo(_as_json(line) if as_json else _as_text(line, alone=pod is not None))
             if follow:
                 sys.stdout.flush()
@@ -146,12 +152,15 @@ def _as_json(line: Line) -> str:
 
 
 @click.command(short_help="Have more replicas in a cluster, or fewer.")
-@click.argument("count", type=click.IntRange(min=0, max=5000))
+@click.argument("count", type=_COUNT, required=False)
 @deployment_option
 @cluster_options
+@click.option("--replicas", type=_COUNT, metavar="COUNT", help="The same as COUNT.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until so many serve.")
 @wait_timeout_option(900, "so many serve")
-def scale(*, count: int, file: Path, access: ClusterAccess, wait: bool, timeout: float) -> None:
+def scale(
+    *, count: int | None, replicas: int | None, file: Path, access: ClusterAccess, wait: bool, timeout: float
+) -> None:
     """Have COUNT replicas in a cluster, and say of each when it is attested and serves.
 
     A canary's number is kubernetes.canary.count in the deployment, and stays. With an autoscaler this is refused: its
@@ -160,6 +169,9 @@ def scale(*, count: int, file: Path, access: ClusterAccess, wait: bool, timeout:
     from sealserve.kubernetes.live.scaling import follow_scaling
     from sealserve.kubernetes.live.scaling import scale as set_scale
 
+    if (count is None) == (replicas is None):
+        raise click.UsageError("Give COUNT, how many replicas there are to be; or --replicas, which is the same.")
+    count = count if count is not None else replicas or 0
     plan = _plan(file)
     with access.connect() as cluster:
         before = set_scale(cluster, plan, count)

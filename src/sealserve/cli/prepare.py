@@ -76,7 +76,7 @@ def _next(prepared: PreparedOwner, file: Path) -> list[str]:
     policy = shlex.quote(_shown(layout.replica_policy))
     if prepared.complete:
         command = f"sealserve broker run -f {shlex.quote(_shown(layout.broker_configuration))}"
-        return ["next: run the key broker, and then the replicas", f"  {command}", *_replicas(prepared)]
+        return ["next: run the key broker, and then the replicas", f"  {command}", *_replicas(prepared, option)]
     if deployment.tee == "sgx":
         return [
             "not done yet: no policy says which replicas get the key. Build the image, and measure it:",
@@ -97,20 +97,28 @@ def _next(prepared: PreparedOwner, file: Path) -> list[str]:
     ]
 
 
-def _replicas(prepared: PreparedOwner) -> list[str]:
-    sealed = shlex.quote(_shown(prepared.layout.sealed_model))
+def _replicas(prepared: PreparedOwner, option: str) -> list[str]:
+    from sealserve.deploy.image_section import UNKNOWN_DIGEST
+
+    sealed, kubernetes = shlex.quote(_shown(prepared.layout.sealed_model)), prepared.deployment.kubernetes
     if prepared.deployment.tee == "tdx":
         return ["  docs/tdx.md shows how guests start their replicas"]
-    if prepared.deployment.tee == "simulated":
+    run = [f"  sealserve image run --sealed {sealed}"]
+    if kubernetes is not None:
+        unbuilt = kubernetes.image.endswith(UNKNOWN_DIGEST)
+        run = [
+            f"  sealserve k8s apply{option}" + ("   # with images: docs/kubernetes-quickstart.md" if unbuilt else "")
+        ]
+    elif prepared.deployment.tee == "simulated":
         return []
     if prepared.deployment.model.engine == "tensorflow-serving":
         key = shlex.quote(_shown(prepared.layout.wrap_key))
         name = prepared.deployment.tls.server_name
         return [
             f"  sealserve tls one-way {name} --seal-key {key}   # its TLS, once",
-            f"  sealserve image run --sealed {sealed} --tls ssl_configure/sealed",
+            *(run if kubernetes is not None else [f"{run[0]} --tls ssl_configure/sealed"]),
         ]
-    return [f"  sealserve image run --sealed {sealed}"]
+    return run
 
 
 def _shown(path: Path) -> str:

@@ -222,6 +222,11 @@ class AutoscalingSection(Settings):
 
 class MonitoringSection(Settings):
     namespace: Label = Field(description="Where the Prometheus runs that may ask replicas. Nobody else may.")
+    operator: bool = Field(
+        default=True,
+        description="Whether the cluster has the Prometheus Operator. If not, there is no PodMonitor, and rules are a "
+        "file in a ConfigMap.",
+    )
     labels: dict[LabelKey, LabelValue] = Field(
         default={},
         description="By which that Prometheus selects monitors and rules.",

@@ -12,7 +12,7 @@ from typing import Literal
 
 from sealserve.kubernetes.plan import Plan
 from sealserve.kubernetes.scaling import IN_FLIGHT
-from sealserve.kubernetes.yaml_text import Comment, Object
+from sealserve.kubernetes.yaml_text import Comment, Object, to_yaml
 
 RUNBOOK = "docs/kubernetes-monitoring.md"
 _DAY = 86400
@@ -84,6 +84,13 @@ def prometheus_rule(plan: Plan, labels: dict[str, str]) -> Object:
         **rule["spec"],
     }
     return rule
+
+
+def rules_file(plan: Plan) -> Object:
+    """The rules as a file of Prometheus' own form, in a ConfigMap under ``rules.yaml``."""
+    title = f"What to do about each of them: {RUNBOOK}. Jobs are called {job_of(plan)} and {brokers_job_of(plan)}."
+    text = to_yaml([{"groups": groups(plan)}], title=title)
+    return plan.object("v1", "ConfigMap", f"{plan.name}-rules", "monitoring", data={"rules.yaml": text})
 
 
 def _replicas(plan: Plan) -> Iterator[Alert]:

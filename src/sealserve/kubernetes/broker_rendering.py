@@ -155,7 +155,7 @@ def _steps(plan: Plan, brokers: KeyBrokersSection, output: Path) -> list[str]:
         keys = [f"--from-file={shlex.quote(key)}" for key in (database.password, database.authority) if key]
         steps.append(f"kubectl -n {namespace} create secret generic {database.secret} {' '.join(keys)}")
     steps.append(f"kubectl -n {namespace} rollout status deployment/{plan.broker_service}")
-    if plan.section.monitoring is not None:
+    if plan.section.monitoring is not None and plan.section.monitoring.operator:
         files = f"--from-file=token=prometheus.token --from-file=ca.pem={_shorter(owner / 'ca.pem')}"
         create = "sealserve broker admin token create prometheus --role viewer -o prometheus.token"
         steps.append(f"{create} -f {_shorter(owner / 'broker.yaml')}")

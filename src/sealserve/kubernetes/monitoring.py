@@ -1,4 +1,5 @@
-"""For the Prometheus Operator: whom to ask for metrics, and what to tell people of; and for Grafana a dashboard.
+"""For Prometheus: whom to ask for metrics, and what to tell people of, with its operator or without; for Grafana a
+dashboard.
 
 ``PodMonitor`` and ``PrometheusRule``: https://prometheus-operator.dev/docs/api-reference/api/.
 """
@@ -6,7 +7,7 @@
 from __future__ import annotations
 
 from sealserve.deploy.images.programs import brokers_of
-from sealserve.kubernetes.alerts import prometheus_rule
+from sealserve.kubernetes.alerts import prometheus_rule, rules_file
 from sealserve.kubernetes.dashboard import dashboard
 from sealserve.kubernetes.plan import COMPONENT_LABEL, Plan
 from sealserve.kubernetes.yaml_text import Comment, Object
@@ -15,25 +16,28 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
 def monitoring_objects(plan: Plan) -> list[Object]:
-    """The PodMonitor of replicas, rules of alerts and a dashboard, as far as they are asked for."""
+    """The PodMonitor of replicas, rules of alerts and a dashboard, as far as they are asked for.
+
+    Without the operator there are no objects of its kinds, which a cluster would not know.
+    """
     wanted = plan.section.monitoring
     if wanted is None:
         return []
-    objects = [_pod_monitor(plan, wanted.labels)]
+    objects = [_pod_monitor(plan, wanted.labels)] if wanted.operator else []
     if wanted.rules:
-        objects.append(prometheus_rule(plan, wanted.labels))
+        objects.append(prometheus_rule(plan, wanted.labels) if wanted.operator else rules_file(plan))
     if wanted.dashboard:
         objects.append(_dashboard(plan))
     return objects
 
 
 def broker_monitor_objects(plan: Plan, component: str) -> list[Object]:
-    """The PodMonitor of key brokers that run as pods, if monitoring is asked for.
+    """The PodMonitor of key brokers that run as pods, if monitoring by the operator is asked for.
 
     :param plan: whose namespace is the brokers'. :param component: in their labels; their port is called ``admin``.
     """
     wanted = plan.section.monitoring
-    if wanted is None:
+    if wanted is None or not wanted.operator:
         return []
     endpoint = {
         "port": "admin",

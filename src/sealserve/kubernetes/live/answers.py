@@ -71,11 +71,10 @@ def refusal_of(response: urllib3.BaseHTTPResponse, what: str, kind: Kind | None)
             hint=HOW_TO_BE_PERMITTED,
         )
     if response.status == 404 and kind is not None and not named:
-        brings = kind.comes_with or "a newer Kubernetes"
         return MissingKindError(
             f"the cluster does not know the kind {kind} ({kind.api_version})",
             status=404,
-            hint=f"It comes with {brings}.",
+            hint=kind.remedy,
         )
     error: type[ClusterRefusedError] = ConflictError if response.status == 409 else ClusterRefusedError
     return error(f"the cluster refuses {what}: {message}", status=response.status, causes=causes)

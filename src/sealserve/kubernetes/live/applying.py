@@ -6,7 +6,6 @@ Server-side apply: https://kubernetes.io/docs/reference/using-api/server-side-ap
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,8 +43,8 @@ from sealserve.kubernetes.yaml_text import Object
 _PAUSE = 0.5
 _NAMESPACE_PATIENCE = 60.0
 _LAST = (DEPLOYMENT, AUTOSCALER, SCALED_OBJECT)  # so that what their pods mount is there
+_TAKEN_OVER = "`sealserve k8s diff` shows them; --force-conflicts takes these fields from whoever set them."
 _VIOLATION = "would violate PodSecurity"
-_CONFLICT = re.compile(r'(\S+): conflict with "([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def _require_kinds(cluster: Cluster, objects: Sequence[Object]) -> None:
             f"the cluster does not know {', '.join(f'{kind} ({kind.api_version})' for kind in missing)}: nothing was "
             "applied",
             status=404,
-            hint="\n".join(dict.fromkeys(f"It comes with {kind.comes_with}." for kind in missing)),
+            hint="\n".join(dict.fromkeys(kind.remedy for kind in missing)),
         )
 
 
@@ -228,7 +227,7 @@ def _dry_run(cluster: Cluster, objects: Sequence[Object], *, told: Told, force: 
         except ClusterRefusedError as error:
             refusals.append((_explained(thing, error), error.hint))
             if isinstance(error, ConflictError):
-                refusals[-1] = (refusals[-1][0], "--force-conflicts takes these fields from whoever set them.")
+                refusals[-1] = (refusals[-1][0], _TAKEN_OVER)
         for warning in warnings:
             # Pods are made later and by others, so that a Deployment is only warned of what its pods will not do.
             if _VIOLATION in warning:
@@ -245,10 +244,8 @@ def _dry_run(cluster: Cluster, objects: Sequence[Object], *, told: Told, force: 
 
 
 def _explained(thing: Object, error: ClusterRefusedError) -> str:
-    owned = [match.groups() for cause in error.causes if (match := _CONFLICT.match(cause))]
-    if owned and isinstance(error, ConflictError):
-        fields = ", ".join(f"{field} by {manager}" for field, manager in owned)
-        return f"{describe(thing)}: somebody else has set {fields}"
+    if isinstance(error, ConflictError) and error.owned is not None:
+        return f"{describe(thing)}: somebody else has set {error.owned}"
     text = error.message.removeprefix(f"the cluster refuses {describe(thing)}: ")
     return f"{describe(thing)}: {text}"
 

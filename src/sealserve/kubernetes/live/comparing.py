@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from sealserve.kubernetes.live.api import Cluster
+from sealserve.kubernetes.live.connection import ignore
+from sealserve.kubernetes.live.errors import ConflictError
 from sealserve.kubernetes.live.handover import MADE_NAMESPACE, with_annotations, with_scale
 from sealserve.kubernetes.live.kinds import DEPLOYMENT, NAMESPACE, SECRET, describe, kind_of
 from sealserve.kubernetes.live.owned import KEPT_BY_APPLY, owned_objects
@@ -20,6 +22,26 @@ _BY_THE_SERVER = ("managedFields", "resourceVersion", "uid", "creationTimestamp"
 _HISTORY = "kubectl.kubernetes.io/last-applied-configuration"
 """Annotation in which kubectl keeps a whole object as it was once: of a Secret, every value."""
 _HIDDEN, _CHANGED = "(hidden)", "(hidden, and not what is there now)"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Text of several lines, such as nginx's configuration, with lines of its own, so that a diff is about these."""
+
+    def represent_lines(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+    def analyze_scalar(self, scalar: str) -> Any:
+        analysis = super().analyze_scalar(scalar)
+        # Spaces at the ends of lines, and tabs, are no reason to quote the whole text: nobody reads it back.
+        if all(letter.isprintable() or letter in "\n\t" for letter in scalar):
+            analysis.allow_block = True
+        return analysis
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
+        return True
+
+
+_Dumper.add_representer(str, _Dumper.represent_lines)
 
 
 @dataclass(frozen=True)
@@ -33,12 +55,21 @@ class Difference:
 
 
 def differences(
-    cluster: Cluster, objects: Sequence[Object], *, name: str, force: bool = False
+    cluster: Cluster,
+    objects: Sequence[Object],
+    *,
+    name: str,
+    force: bool = False,
+    on_conflict: Callable[[str], None] = ignore,
 ) -> tuple[list[Difference], bool]:
     """What applying these objects, the namespace first, would change.
 
-    :param name: the deployment's. :returns: the differences, and whether the server has judged all of them: in a
-        namespace that is not there yet, it judges nothing.
+    Fields that somebody else has set are shown as ``force`` would change them: only seeing is what this is for.
+
+    :param name: the deployment's. :param on_conflict: called with an object's fields that somebody else has set, which
+        applying refuses without ``force``.
+    :returns: the differences, and whether the server has judged all of them: in a namespace that is not there yet, it
+        judges nothing.
     :raises ClusterRefusedError: the server would refuse an object.
     """
     namespace = objects[0]["metadata"]["name"]
@@ -53,13 +84,23 @@ def differences(
             wanted, _ = with_scale(wanted, live, force=force)
         if kind == NAMESPACE and (live is None or MADE_NAMESPACE in live["metadata"].get("annotations", {})):
             wanted = with_annotations(wanted, {MADE_NAMESPACE: "true"})
-        after = wanted if in_new else cluster.apply(wanted, dry_run=True, force=force)
+        after = wanted if in_new else _applied(cluster, wanted, force=force, on_conflict=on_conflict)
         found += _difference(live, after, what="created" if live is None else "changed")
     rendered = {(kind_of(thing), thing["metadata"]["name"]) for thing in objects}
     for thing in owned_objects(cluster, name=name, namespace=namespace):
         if kind_of(thing) not in KEPT_BY_APPLY and (kind_of(thing), thing["metadata"]["name"]) not in rendered:
             found += _difference(thing, None, what="removed")
     return found, live_namespace is not None
+
+
+def _applied(cluster: Cluster, wanted: Object, *, force: bool, on_conflict: Callable[[str], None]) -> Object:
+    try:
+        return cluster.apply(wanted, dry_run=True, force=force)
+    except ConflictError as error:
+        if force or error.owned is None:
+            raise
+        on_conflict(f"{describe(wanted)}: somebody else has set {error.owned}")
+        return cluster.apply(wanted, dry_run=True, force=True)
 
 
 def _difference(
@@ -85,7 +126,10 @@ def _told(before: Object | None, after: Object | None) -> tuple[str, str]:
             }
         if old:
             old["data"] = dict.fromkeys(values, _HIDDEN)
-    first, second = (yaml.safe_dump(thing, sort_keys=True) if thing else "" for thing in (old, new))
+    first, second = (
+        yaml.dump(thing, Dumper=_Dumper, sort_keys=True, allow_unicode=True, width=1 << 30) if thing else ""
+        for thing in (old, new)
+    )
     return first, second
 
 

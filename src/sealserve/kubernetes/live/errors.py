@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from sealserve.errors import ConfigurationError, InputError, TrustError, UnavailableError
+
+_OWNED = re.compile(r'(\S+): conflict with "([^"]*)"')
 
 
 class ClusterRefusedError(InputError):
@@ -23,6 +27,12 @@ class ForbiddenError(ClusterRefusedError):
 
 class ConflictError(ClusterRefusedError):
     """Another field manager owns a field that would be changed, or the object changed meanwhile."""
+
+    @property
+    def owned(self) -> str | None:
+        """Which fields whom else belong to, as ``FIELD by MANAGER, …``; None if it is not about fields."""
+        found = [match.groups() for cause in self.causes if (match := _OWNED.match(cause))]
+        return ", ".join(f"{field} by {manager}" for field, manager in found) or None
 
 
 class MissingKindError(ClusterRefusedError):

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from sealserve.errors import InputError, SealserveError, UnavailableError
 from sealserve.kubernetes.live.api import Cluster
 from sealserve.kubernetes.live.errors import ClusterRefusedError, ForbiddenError
-from sealserve.kubernetes.live.kinds import POD
+from sealserve.kubernetes.live.kinds import DEPLOYMENT, POD
 from sealserve.kubernetes.plan import Plan
 from sealserve.kubernetes.yaml_text import Object
 
@@ -88,6 +88,32 @@ class PodLogs:
                 continue
             found += [_line(name, line) for line in text.splitlines()]
         return sorted(found, key=lambda line: line.time)
+
+    def why_silent(self, *, previous: bool = False, follow: bool = False) -> str | None:
+        """Why there may be nothing to read.
+
+        :param follow: whether what comes is waited for. :returns: None if there is something to wait for already.
+        """
+        cluster, plan = self._cluster, self._plan
+        pods = self._pods_or_none()
+        if not pods and self._pod is not None:
+            return None  # which is an error, and says so
+        if not pods:
+            there = True  # if it may not be looked for
+            with contextlib.suppress(ForbiddenError):
+                there = cluster.get(DEPLOYMENT, plan.replica, namespace=plan.namespace) is not None
+            if not there:
+                return f"there is no Deployment {plan.replica} in {plan.namespace}: `sealserve k8s apply` makes it"
+            waiting = ", and the first is waited for" if follow else ""
+            return f"there are no replicas now{waiting}: `sealserve k8s status` says why"
+        if all(_run_of(pod) is None for pod in pods):
+            return "no container has begun yet: `sealserve k8s status` says what it waits for"
+        if follow:
+            return None
+        if previous:
+            return "no container ended before those that run now"
+        when = "" if self._since is None else f" in the last {self._since} seconds"
+        return f"nothing was said{when}"
 
     def follow(self) -> Iterator[Line]:
         """What was said and what is said from now on, also by pods and containers that are yet to come.

@@ -22,6 +22,8 @@ class Kind:
     plural: str
     namespaced: bool = True
     comes_with: str | None = None
+    without: str | None = None
+    """The setting that does without the kind."""
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
         """The path of an object, or of all of them.
@@ -39,9 +41,16 @@ class Kind:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def remedy(self) -> str:
+        """What to do where a cluster does not have it: what to install, or what to do without."""
+        otherwise = "" if self.without is None else f", or do without: {self.without}"
+        return f"Install {self.comes_with or 'a newer Kubernetes'}{otherwise}."
+
 
 _GATEWAY_API = "the Gateway API (https://gateway-api.sigs.k8s.io), 1.5 or later, and a controller that serves it"
 _PROMETHEUS = "the Prometheus Operator (https://prometheus-operator.dev)"
+_NO_OPERATOR = "kubernetes.monitoring.operator: false"
 
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 NODE = Kind("v1", "Node", "nodes", namespaced=False)
@@ -70,9 +79,13 @@ TLS_ROUTE = Kind("gateway.networking.k8s.io/v1", "TLSRoute", "tlsroutes", comes_
 TRANSPORT_SERVER = Kind(
     "k8s.nginx.org/v1", "TransportServer", "transportservers", comes_with="F5's NGINX Ingress Controller"
 )
-POD_MONITOR = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", comes_with=_PROMETHEUS)
+POD_MONITOR = Kind(
+    "monitoring.coreos.com/v1", "PodMonitor", "podmonitors", comes_with=_PROMETHEUS, without=_NO_OPERATOR
+)
 SERVICE_MONITOR = Kind("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors", comes_with=_PROMETHEUS)
-PROMETHEUS_RULE = Kind("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules", comes_with=_PROMETHEUS)
+PROMETHEUS_RULE = Kind(
+    "monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules", comes_with=_PROMETHEUS, without=_NO_OPERATOR
+)
 SCALED_OBJECT = Kind("keda.sh/v1alpha1", "ScaledObject", "scaledobjects", comes_with="KEDA (https://keda.sh)")
 
 _KINDS = {(kind.api_version, kind.name): kind for kind in tuple(globals().values()) if isinstance(kind, Kind)}

@@ -207,8 +207,9 @@ class Rollout:
             return ReplicasRefusedError(
                 f"the key broker refuses the replica {each.pod}: {why}", hint=_ways_on(snapshot)
             )
+        setting = " (kubernetes.image or kubernetes.sealed_model)" if each.state is State.IMAGE_UNAVAILABLE else ""
         what = "gets no image" if each.state is State.IMAGE_UNAVAILABLE else "does not come up"
-        return RolloutFailedError(f"the replica {each.pod} {what}: {why}", hint=_ways_on(snapshot))
+        return RolloutFailedError(f"the replica {each.pod} {what}: {why}{setting}", hint=_ways_on(snapshot))
 
     def _late(self, snapshot: Snapshot, timeout: float) -> RolloutTimeoutError:
         why = _reasons(snapshot) if snapshot.waits else f"the edge is not: {snapshot.edge.reason}"

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from sealserve.errors import ConfigurationError, InputError, UnavailableError
 from sealserve.kubernetes.live.api import Cluster
+from sealserve.kubernetes.live.autoscaling import autoscaler_of
 from sealserve.kubernetes.live.kinds import DEPLOYMENT
 from sealserve.kubernetes.live.replica_state import ReplicaState, State
 from sealserve.kubernetes.live.reporter import Reporter
-from sealserve.kubernetes.live.status import autoscaler_of
 from sealserve.kubernetes.plan import Plan
 
 _PAUSE = 1.0
@@ -29,10 +29,12 @@ def scale(cluster: Cluster, plan: Plan, count: int) -> int:
         )
     autoscaler = autoscaler_of(cluster, plan)
     if autoscaler is not None:
+        hint = "Change its bounds, kubernetes.autoscaling.min and max, and apply the deployment; or take the section "
+        hint += "out first."
+        if autoscaler.trouble is not None:
+            hint += f"\nBeside that, {autoscaler.trouble}."
         raise ConfigurationError(
-            f"an autoscaler says how many replicas there are ({autoscaler}), and would undo this",
-            hint="Change its bounds, kubernetes.autoscaling.min and max, and apply the deployment; or take the section "
-            "out first.",
+            f"an autoscaler says how many replicas there are ({autoscaler.bounds}), and would undo this", hint=hint
         )
     cluster.patch(
         DEPLOYMENT, plan.replica, {"spec": {"replicas": count}}, namespace=plan.namespace, subresource="scale"

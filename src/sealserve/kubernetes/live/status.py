@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from sealserve.addresses import Address
 from sealserve.errors import UnavailableError
 from sealserve.kubernetes.live.api import Cluster
+from sealserve.kubernetes.live.autoscaling import Autoscaler, autoscaler_of
 from sealserve.kubernetes.live.edge_state import EdgeState, edge_state
 from sealserve.kubernetes.live.errors import ClusterRefusedError, ForbiddenError
 from sealserve.kubernetes.live.kinds import (
-    AUTOSCALER,
     DEPLOYMENT,
     ENDPOINT_SLICE,
     NETWORK_POLICY,
@@ -40,7 +40,7 @@ class Status:
         deployment. :ivar canaries: how many a canary should have; None if there is none.
     :ivar models: pod → the model that it said it serves, as ``NAME/VERSION``.
     :ivar rollout: what a rollout waits for; None if there is none. :ivar trouble: why the cluster makes no pods.
-    :ivar autoscaler: the bounds that somebody gave it; None without one.
+    :ivar autoscaler: the bounds that somebody gave it; None without one. :ivar scaling: why it does not scale.
     :ivar broker: each broker's address as replicas are told it, and what stands behind that name in the cluster.
     :ivar policies: names of the NetworkPolicies that are there, or words about them.
     """
@@ -52,6 +52,7 @@ class Status:
     rollout: str | None = None
     trouble: str | None = None
     autoscaler: str | None = None
+    scaling: str | None = None
     edge: EdgeState | None = None
     broker: dict[str, str | None] = field(default_factory=dict)
     policies: str | None = None
@@ -83,6 +84,7 @@ class Status:
             "rollout": self.rollout,
             "trouble": self.trouble,
             "autoscaler": self.autoscaler,
+            "scaling": self.scaling,
             "edge": None if edge is None else {"ready": edge.ready, "reason": edge.reason, "doors": edge.doors},
             "broker": self.broker,
             "policies": self.policies,
@@ -120,6 +122,7 @@ class StatusReader:
         if STABLE not in wanted:
             return Status(wanted=None)
         replicas = tuple(self._reporter.states())
+        scaler = _unless_forbidden(lambda: autoscaler_of(cluster, plan), _UNKNOWN)
         return Status(
             wanted=wanted[STABLE],
             canaries=wanted.get(CANARY),
@@ -127,7 +130,8 @@ class StatusReader:
             models=self._served_models([each for each in replicas if each.state is State.SERVING]),
             rollout=all_unfinished(deployments),
             trouble=next(filter(None, map(creation_failure, deployments)), None),
-            autoscaler=_unless_forbidden(lambda: autoscaler_of(cluster, plan), _UNKNOWN),
+            autoscaler=scaler.bounds if isinstance(scaler, Autoscaler) else scaler,
+            scaling=scaler.trouble if isinstance(scaler, Autoscaler) else None,
             edge=self._edge(),
             broker={str(address): self._behind(address) for address in plan.brokers},
             policies=_unless_forbidden(self._policies, _UNKNOWN),
@@ -186,16 +190,6 @@ class StatusReader:
         labels = {"app.kubernetes.io/instance": self._plan.name}
         found = self._cluster.list(NETWORK_POLICY, namespace=self._plan.namespace, labels=labels)
         return ", ".join(each["metadata"]["name"] for each in found) or "none"
-
-
-def autoscaler_of(cluster: Cluster, plan: Plan) -> str | None:
-    """The bounds of the HorizontalPodAutoscaler that says how many replicas there are, whoever made it."""
-    for each in cluster.list(AUTOSCALER, namespace=plan.namespace):
-        spec = each["spec"]
-        target = spec["scaleTargetRef"]
-        if target.get("kind") == DEPLOYMENT.name and target.get("name") == plan.replica:
-            return f"{each['metadata']['name']}: {spec.get('minReplicas', 1)} to {spec['maxReplicas']}"
-    return None
 
 
 def _unless_forbidden(read: Callable[[], _T], otherwise: str) -> _T | str:

@@ -36,7 +36,7 @@ def examine_kinds(question: Question) -> Iterator[Finding]:
             served = _served(question, kind)
             text = f"the cluster does not serve {kind} {kind.api_version}"
             text += f", only {' and '.join(served)}" if served else ""
-            yield Finding("kinds", "problem", text, f"Install {kind.comes_with}.")
+            yield Finding("kinds", "problem", text, kind.remedy)
 
 
 def examine_edge(question: Question) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from sealserve.kubernetes.live.doctor.account import examine_account, examine_ve
 from sealserve.kubernetes.live.doctor.edge import examine_edge, examine_kinds
 from sealserve.kubernetes.live.doctor.name_service import examine_name_service
 from sealserve.kubernetes.live.doctor.needs import (
+    examine_monitoring,
     examine_namespace,
     examine_scaling,
     examine_secrets,
@@ -36,6 +37,7 @@ CHECKS: dict[str, Check] = {
     "pod-security": examine_pod_security,
     "network-policies": examine_network_plugin,
     "autoscaling": examine_scaling,
+    "monitoring": examine_monitoring,
     "dns": examine_name_service,
     "namespace": examine_namespace,
     "storage": examine_storage,

@@ -1,4 +1,4 @@
-"""What pods refer to and rendering does not make: claims, Secrets, and who counts for an autoscaler."""
+"""What pods refer to and rendering does not make: claims and Secrets; and who counts for an autoscaler, and asks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sealserve.deploy.doctor import Finding
 from sealserve.kubernetes.live.doctor.question import Question
 from sealserve.kubernetes.live.kinds import CLAIM, SECRET
+from sealserve.kubernetes.live.monitoring_namespace import shut_out
 from sealserve.kubernetes.tee import platform_secret, tls_secret
 from sealserve.kubernetes.yaml_text import Object
 
@@ -68,6 +69,16 @@ def examine_scaling(question: Question) -> Iterator[Finding]:
         if kinds & {"Pods", "Object", "External"}:
             mend = "Install the Prometheus adapter (https://github.com/kubernetes-sigs/prometheus-adapter)."
             yield _asked(question, _CUSTOM_METRICS, "requests in flight", mend)
+
+
+def examine_monitoring(question: Question) -> Iterator[Finding]:
+    """Whether the namespace is there that may ask for metrics."""
+    if (wrong := shut_out(question.cluster, question.plan)) is not None:
+        mend = "Name the one in which Prometheus runs; or make it, before Prometheus comes there."
+        yield Finding("monitoring", "warning", wrong, mend)
+    elif question.plan.section.monitoring is not None:
+        there = question.plan.section.monitoring.namespace
+        yield Finding("monitoring", "ok", f"the namespace {there} is there, which alone may ask for metrics")
 
 
 def _asked(question: Question, versions: tuple[str, ...], what: str, mend: str) -> Finding:
