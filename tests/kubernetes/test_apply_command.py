@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -82,8 +84,14 @@ def _with_section(shell: _Shell, directory: Path, **section: Any) -> None:
     shell.file.write_text(yaml.safe_dump(content))
 
 
+def _not_ready(state: dict[str, Any]) -> dict[str, Any]:
+    container = {"name": "replica", "ready": False, "state": state}
+    return {"conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [container]}
+
+
 @pytest.fixture
-def shell(prepared: Path, tmp_path: Path) -> Iterator[_Shell]:
+def shell(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Shell]:
+    monkeypatch.delenv("COLUMNS", raising=False)  # of whoever starts the tests
     server = FakeApiServer()
     with server:
         yield _Shell(server, prepared, server.kubeconfig(tmp_path))
@@ -122,17 +130,14 @@ def test_a_refused_replica_is_exit_code_4_and_scripts_get_the_reason(shell: _She
 
 
 def test_what_all_replicas_wait_for_is_explained_once(shell: _Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_ready(state: dict[str, Any]) -> dict[str, Any]:
-        container = {"name": "replica", "ready": False, "state": state}
-        return {"conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [container]}
 
     no_image = {"waiting": {"reason": "ErrImagePull", "message": 'image "sealserve.local/photos:1": ' + "x" * 900}}
-    shell.server.pods = lambda _: not_ready(no_image)
+    shell.server.pods = lambda _: _not_ready(no_image)
     told = shell.run("apply", "--timeout", "0").output
     assert told.count("image-unavailable") == 2
     assert told.count("load the archive") == 1
     shell.run("delete", "--yes", "--now")
-    shell.server.pods = lambda _: not_ready({"running": {"startedAt": "2026-01-01T00:00:00Z"}})
+    shell.server.pods = lambda _: _not_ready({"running": {"startedAt": "2026-01-01T00:00:00Z"}})
     log = '{"event": "waiting-for-broker", "reason": "no answer"}'
     monkeypatch.setattr(Cluster, "logs", lambda *_, **__: log)
     told = shell.run("apply", "--timeout", "0").output
@@ -156,6 +161,46 @@ def test_a_measurement_that_the_policy_does_not_know_is_refused_before_anything_
     assert shell.code("apply") == 4
     assert shell.server.objects == {}
     assert shell.code("apply", "--skip-policy-check") == 0
+
+
+def test_a_deployment_that_says_otherwise_than_the_grant_is_warned_of_until_it_is_prepared(
+    shell: _Shell, tmp_path: Path
+) -> None:
+    shell.file = Path(shutil.copytree(shell.file.parent, tmp_path / "own")) / shell.file.name
+    content = yaml.safe_load(shell.file.read_text())
+    content["replicas"] = {"threads": 2}
+    shell.file.write_text(yaml.safe_dump(content))
+    prepare_owner(shell.file)
+    content["replicas"] = {"threads": 3}
+    content["model"]["precision"] = "bf16"
+    shell.file.write_text(yaml.safe_dump(content))
+    render = ["render", "-f", str(shell.file), "-o", str(tmp_path / "k8s")]
+    rendered = CliRunner().invoke(k8s, render, standalone_mode=False)
+    for result in (rendered, shell.run("diff"), shell.run("apply")):
+        assert result.exception is None
+        told = "model.precision bf16, not f32; replicas.threads 3, not 2. Run `sealserve prepare` first"
+        assert result.stderr.count(told) == 1
+    prepare_owner(shell.file)
+    for result in (CliRunner().invoke(k8s, render, standalone_mode=False), shell.run("diff"), shell.run("apply")):
+        assert result.exception is None
+        assert "sealserve prepare" not in result.stderr
+
+
+def test_that_nobody_tried_a_brokers_new_address_is_said(shell: _Shell, tmp_path: Path) -> None:
+    warning = "whether pods reach the key broker at {} was not tried"
+    shell.file = Path(shutil.copytree(shell.file.parent, tmp_path / "own")) / shell.file.name
+    assert "was not tried: no replica" not in shell.run("apply").stderr  # each has attested through it
+    content = yaml.safe_load(shell.file.read_text())
+    for address in ("192.0.2.11:4433", "keys.example:4433"):
+        content["kubernetes"]["broker"] = address
+        shell.file.write_text(yaml.safe_dump(content))
+        result = shell.run("apply")
+        assert result.exception is None
+        assert warning.format(address) in result.stderr
+    content["kubernetes"] |= {"broker": "192.0.2.12:4433", "resources": {"cpu": "2"}}
+    shell.file.write_text(yaml.safe_dump(content))
+    assert "was not tried: no replica" not in shell.run("apply").stderr  # new pods have
+    assert "was not tried: no replica" not in shell.run("apply").stderr
 
 
 def test_without_a_broker_at_hand_it_is_said_that_nothing_is_known(shell: _Shell, tmp_path: Path) -> None:
@@ -226,10 +271,7 @@ def test_a_canary_that_is_refused_ends_an_apply_and_goes_when_it_is_not_asked_fo
     assert not [thing for thing in shell.server.objects.values() if "canary" in thing["metadata"]["name"]]
 
 
-def test_an_autoscaler_that_cannot_scale_says_why_in_its_own_words(
-    shell: _Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)  # of whoever starts the tests
+def test_an_autoscaler_that_cannot_scale_says_why_in_its_own_words(shell: _Shell) -> None:
     conditions = [
         {"type": "AbleToScale", "status": "True", "reason": "SucceededGetScale"},
         {"type": "ScalingActive", "status": "False", "reason": "FailedGetResourceMetric", "message": "no\n metrics"},
@@ -258,6 +300,25 @@ def test_a_namespace_of_prometheus_that_is_not_there_is_a_warning(shell: _Shell,
     assert any(words in warning for warning in json.loads(shell.run("apply", "--json").stdout)["warnings"])
     shell.server.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "nowhere"}})
     assert not any(words in warning for warning in json.loads(shell.run("apply", "--json").stdout)["warnings"])
+
+
+def test_in_a_rolling_update_status_counts_and_shows_new_replicas_first(shell: _Shell, tmp_path: Path) -> None:
+    shell.file = Path(shutil.copytree(shell.file.parent, tmp_path / "own")) / shell.file.name
+    shell.run("apply")
+    content = yaml.safe_load(shell.file.read_text())
+    content["kubernetes"]["resources"] = {"cpu": "2"}
+    shell.file.write_text(yaml.safe_dump(content))
+    shell.server.pods = lambda number: serving() if number else _not_ready({"waiting": {"reason": "ContainerCreating"}})
+    shell.run("apply", "--no-wait")
+    lines = shell.run("status").stdout.splitlines()
+    assert "1 of 2 replicas serve; 2 from before serve" in lines
+    shown = [line.split("node")[1].strip() for line in lines if line.startswith("photos-replica-")]
+    assert [line.partition("  ")[0] for line in shown] == ["starting", "serving", "old, serving", "old, serving"]
+    told = json.loads(shell.run("status", "--json").stdout)
+    assert (told["serving"], told["serving_from_before"], told["complete"]) == (3, 2, False)
+    assert [each["old"] for each in told["replicas"]] == [False, False, True, True]
+    shell.server.denied = {"replicasets"}
+    assert "3 of 2 replicas serve" in shell.run("status").stdout
 
 
 def test_differences_are_an_exit_code_for_those_who_ask(shell: _Shell) -> None:
@@ -289,6 +350,52 @@ def test_what_somebody_else_has_set_is_a_difference_and_it_is_said_whose_it_is(s
     assert len(json.loads(shell.run("diff", "--json").stdout)["conflicts"]) == 2
     assert shell.code("apply") == 3
     assert json.loads(shell.run("diff", "--force-conflicts", "--json").stdout)["conflicts"] == []
+
+
+def _interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("rollout.Rollout.follow", "everything is applied, and the rollout goes on in the cluster: `sealserve k8s st"),
+        ("applying.prune", "everything is applied, and the rollout goes on in the cluster"),
+        ("way_in.find_way", "everything is applied, and the rollout goes on in the cluster"),
+        ("applying.apply_objects", "nothing was applied"),
+        ("applying.claim_again", "objects were applied: apply again to go on"),
+    ],
+)
+def test_an_interrupted_apply_says_what_goes_on(
+    shell: _Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, told: str
+) -> None:
+    shell.file = Path(shutil.copytree(shell.file.parent, tmp_path / "own")) / shell.file.name
+    content = yaml.safe_load(shell.file.read_text())
+    content["kubernetes"]["sealed_model"] = {"host_path": "/srv/sealed"}
+    shell.file.write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(f"sealserve.kubernetes.live.{place}", _interrupted)
+    result = shell.run("apply")
+    assert isinstance(result.exception, click.Abort | KeyboardInterrupt)
+    assert told in " ".join(result.stderr.split())
+
+
+def test_an_interrupted_delete_says_how_to_finish_it(shell: _Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell.run("apply")
+    monkeypatch.setattr("sealserve.kubernetes.live.deleting._wait", _interrupted)
+    assert "`sealserve k8s delete` goes on with it" in " ".join(shell.run("delete", "--yes").stderr.split())
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_who_does_not_say_yes_is_told_that_nothing_was_deleted(
+    shell: _Shell, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    shell.run("apply", "--no-wait")
+    monkeypatch.setattr("sealserve.cli.kubernetes_delete._is_asked", lambda: True)
+    arguments = ["delete", "-f", str(shell.file), "--kubeconfig", str(shell.kubeconfig)]
+    result = CliRunner().invoke(k8s, arguments, standalone_mode=False, input=answer)
+    assert "nothing was deleted" in result.stderr
+    assert (result.return_value == 130) if answer else isinstance(result.exception, click.Abort)
+    assert shell.server.find(kinds.DEPLOYMENT)
 
 
 def test_nothing_is_deleted_that_nobody_confirmed(shell: _Shell) -> None:

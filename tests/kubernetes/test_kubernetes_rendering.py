@@ -120,6 +120,22 @@ def test_memory_of_any_size_needs_the_model_and_a_given_one_does_not(tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("inside", "outside", "setting"), [(4434, 4433, "image.brokers"), (4433, 4434, "kubernetes.broker")]
+)
+def test_of_two_ports_that_differ_it_is_said_which_to_mend(
+    tmp_path: Path, inside: int, outside: int, setting: str
+) -> None:
+    changes = {
+        "broker": {"listen": "0.0.0.0:4433"},
+        "image": {"brokers": [f"photos-broker.photos.svc:{inside}"]},
+        "kubernetes": {"broker": f"192.0.2.1:{outside}"},
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        render(tmp_path, changes)
+    assert caught.value.hint == f"Let {setting} have the port of the other: broker.listen says 4433."
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"kubernetes": None}, "no section kubernetes"),
@@ -133,7 +149,7 @@ def test_memory_of_any_size_needs_the_model_and_a_given_one_does_not(tmp_path: P
         ({"kubernetes": {"broker": "127.0.0.1:4433"}}, "none that a pod could connect to"),
         (
             {"image": {"brokers": ["photos-broker.photos.svc:4434"]}, "kubernetes": {"broker": "192.0.2.1:4433"}},
-            "image.brokers does not have that name",
+            r"ports differ of .*192.0.2.1:4433.* and image.brokers \(photos-broker.photos.svc:4434\): 4433 and 4434",
         ),
         (
             {

@@ -35,11 +35,12 @@ _HINT = "To let them in: do this."
 class _Broker:
     """A broker with one policy, which accepts ``enclaves``, and one grant."""
 
-    def __init__(self, *enclaves: dict[str, Any], tee: str = "sgx") -> None:
+    def __init__(self, *enclaves: dict[str, Any], tee: str = "sgx", **arguments: str) -> None:
         text = yaml.safe_dump({"tee": tee, "collateral": {"service": "intel"}, "enclaves": list(enclaves)})
         self._policy = StoredPolicy("replicas", text)
         model = {"name": "classifier", "version": 1, "digest": 64 * "c", "mount": "/models/classifier", "key": "model"}
         grant = {"deployment": "photos", "policy": "replicas", "keys": {"model": 1}, "model": model}
+        grant["arguments"] = {"engine": "openvino", "precision": "f32", "threads": "4", **arguments}
         self._grant = StoredGrant(GrantDocument.model_validate(grant))
 
     def grant(self, deployment: str, /) -> StoredGrant:
@@ -191,6 +192,31 @@ def test_a_grant_for_another_model_than_was_sealed_here_is_warned_of(sgx: Case) 
         (client / "policy.yaml").write_text(yaml.safe_dump(policy))
         warnings = _judge(sgx, _Broker(_build(_OLD), _build(_NEW))).warnings
         assert any("replicas load only what the grant names" in warning for warning in warnings) == warned
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"threads": "2"}, "replicas.threads 4, not 2."),
+        ({"engine": "tensorflow"}, "model.engine openvino, not tensorflow."),
+        ({"batching": "max_batch_size { value: 8 }"}, "model.batching nothing, not max_batch_size { value: 8 }."),
+        ({"other": "x\x1by"}, "arguments.other is another."),
+    ],
+)
+def test_a_grant_with_other_arguments_is_warned_of_and_refuses_nothing(
+    sgx: Case, arguments: dict[str, str], told: str
+) -> None:
+    verdict = _judge(sgx, _Broker(_build(_OLD), _build(_NEW), **arguments))
+    assert verdict.answer == "permitted"
+    assert len(verdict.warnings) == 1
+    assert told in verdict.warnings[0]
+
+
+def test_a_file_of_batching_parameters_that_is_not_here_stops_nothing(sgx: Case, tmp_path: Path) -> None:
+    model = sgx.plan.deployment.model.model_copy(update={"batching": tmp_path / "nowhere"})
+    sgx.plan = replace(sgx.plan, deployment=sgx.plan.deployment.model_copy(update={"model": model}))
+    (warning,) = _judge(sgx, _Broker(_build(_OLD), _build(_NEW))).warnings
+    assert "was not looked at" in warning
 
 
 def test_the_measurement_is_no_part_of_the_pods_so_that_it_rolls_nothing(sgx: Case) -> None:

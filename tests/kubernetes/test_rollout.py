@@ -126,6 +126,8 @@ def test_a_broker_that_is_away_when_time_is_up_is_told_with_the_way_to_start_it(
     with pytest.raises(RolloutTimeoutError, match="waiting-for-broker: no answer") as caught:
         _roll_out(case, timeout=0.05)
     assert str(caught.value.hint).count("Is the key broker running? On its owner's machine: `sealserve broker run") == 1
+    assert "from a pod. Mend the cause and apply again" in str(caught.value.hint)
+    assert "goes on in the cluster" not in str(caught.value.hint)
 
 
 def test_another_apply_meanwhile_is_noticed(case: Case) -> None:

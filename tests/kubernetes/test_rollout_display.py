@@ -16,7 +16,7 @@ from sealserve.kubernetes.live.rollout import Snapshot
 _WAITS = "the key broker at photos-broker.photos.svc:4433 gives no answer (connection refused), asking again in 5 s"
 _OLD = ReplicaState("photos-replica-1-old", "1", "node", State.SERVING, None, True, 0, None, "old", None)
 _NEW = replace(_OLD, pod="photos-replica-2-new", template="new")
-_BEFORE = Snapshot((_OLD,), frozenset(), 1, "new replicas", EdgeState(ready=True))
+_BEFORE = Snapshot((_OLD,), {"canary": None}, 1, "new replicas", EdgeState(ready=True))
 _DURING = Snapshot(
     (
         replace(_OLD, pod="photos-replica-0-gone", state=State.LEAVING),
@@ -24,7 +24,7 @@ _DURING = Snapshot(
         _NEW,
         replace(_NEW, pod="photos-replica-3-new", state=State.WAITING_FOR_BROKER, reason=_WAITS),
     ),
-    frozenset({"new"}),
+    {"replica": "new", "canary": None},
     2,
     "new replicas",
     EdgeState(ready=True),
@@ -34,6 +34,15 @@ _DURING = Snapshot(
 class _Terminal(StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_a_terminal_names_no_replicas_before_it_is_known_which_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = _Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    with rollout_display.rollout_display(quiet=False) as show:
+        show(_BEFORE)
+    assert "0 of 1 replicas attested, serving" in screen.getvalue()
+    assert _OLD.pod not in screen.getvalue()
 
 
 def test_a_pipe_gets_new_replicas_first_and_old_ones_marked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +70,7 @@ def test_a_terminal_of_80_columns_shows_whole_reasons(
     with rollout_display.rollout_display(quiet=False) as show:
         show(_DURING)
     text = " ".join(Text.from_ansi(screen.getvalue()).plain.split())
-    assert "1 of 2 replicas attested, serving; 1 from before serve photos-replica-3-new waiting-for-broker" in text
+    assert "1 of 2 replicas attested, serving; 1 from before serves photos-replica-3-new waiting-for-broker" in text
     assert _WAITS in text
     assert ("photos-replica-1-old old, attested, serving" in text) == whole
     assert ("and 2 more" in text) != whole

@@ -60,6 +60,13 @@ def _pod(number: int, *, ready: bool = True, **metadata: Any) -> dict[str, Any]:
     }
 
 
+def _unschedulable(number: int) -> dict[str, Any]:
+    pod = _pod(number, ready=False)
+    why = {"reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient memory."}
+    pod["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", **why}]}
+    return pod
+
+
 def _deployment(name: str, wanted: int, ready: int) -> dict[str, Any]:
     counts = {"updatedReplicas": wanted, "replicas": wanted, "readyReplicas": ready, "observedGeneration": 1}
     metadata = {"name": name, "generation": 1, "labels": {"app.kubernetes.io/component": "replica"}}
@@ -391,6 +398,43 @@ def test_scale_ends_when_replicas_do_not_come(server: ApiServer, tmp_path: Path)
     error = _run(server, tmp_path, "scale", "3", "--timeout", "0").exception
     assert isinstance(error, UnavailableError)
     assert "2 of 3 replicas serve" in error.message
+    assert str(error.hint).startswith("They go on by themselves")
+
+
+def test_scale_says_what_helps_where_replicas_do_not_go_on_by_themselves(server: ApiServer, tmp_path: Path) -> None:
+    server.answers["PATCH", f"{DEPLOYMENT}/scale"] = lambda _query, _body: (200, {})
+    server.objects[PODS] = [_pod(1), _unschedulable(2)]
+    result = _run(server, tmp_path, "scale", "3", "--timeout", "0")
+    hint = str(getattr(result.exception, "hint", None))
+    assert "by themselves" not in hint
+    assert "No node has as much memory left" in hint
+    assert "No node has as much memory left" in result.stderr, "it is said before the time is up"
+    condition = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small"}
+    server.objects[PODS] = [_pod(1), _pod(2)]
+    server.objects[DEPLOYMENT]["status"]["conditions"] = [condition]
+    hint = str(getattr(_run(server, tmp_path, "scale", "3", "--timeout", "0").exception, "hint", None))
+    assert hint.startswith("The cluster makes no more pods: exceeded quota: small.")
+    assert "by themselves" not in hint
+
+
+def test_an_interrupted_scale_says_that_the_cluster_goes_on(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    server.answers["PATCH", f"{DEPLOYMENT}/scale"] = lambda _query, _body: (200, {})
+    monkeypatch.setattr("sealserve.kubernetes.live.scaling.Reporter.states", interrupted)
+    told = _run(server, tmp_path, "scale", "3").stderr
+    assert "3 replicas are asked for, and the cluster goes on: `sealserve k8s status` shows it." in told
+
+
+def test_that_there_is_no_room_is_said_in_full_once(server: ApiServer, tmp_path: Path) -> None:
+    server.objects[PODS] = [_pod(1), _unschedulable(2), _unschedulable(3)]
+    told = _run(server, tmp_path, "status").output
+    assert told.count("Insufficient memory") == 1
+    assert told.count("the same") == 1
+    assert told.count("No node has as much memory left") == 1
 
 
 def test_scale_leaves_an_autoscaler_its_word(server: ApiServer, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from sealserve.cli.cluster_options import (
 )
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import final_event, say
-from sealserve.cli.kubernetes_outcome import outcome_of, replicas_of, show_outcome, ways_in
-from sealserve.cli.kubernetes_policy import explained_refusal, granted, permitting, server_of
+from sealserve.cli.kubernetes_outcome import outcome_of, replicas_of, show_outcome, warn_of_broker, ways_in
+from sealserve.cli.kubernetes_policy import explained_refusal, granted, permitting, server_of, warnings_of_grant
 from sealserve.cli.rollout_display import Account, rollout_display
 from sealserve.cli.signals import interrupted_by_termination
 from sealserve.errors import SealserveError
@@ -152,19 +152,21 @@ def apply(
                     account.warning(f"whether the key broker accepts these replicas will be seen: {reason}")
                 for warning in verdict.warnings:
                     account.warning(warning)
-            rollout = Rollout(cluster, plan)
-            with _half_applied(account, len(objects)):
-                applied = apply_objects(cluster, objects, told=account.told, force=force_conflicts)
-            if not wait:
-                snapshot = rollout.look()
-                replicas += replicas_of(snapshot)
-            else:
-                with explained_refusal(plan, server):
-                    snapshot = _wait(rollout, applied, replicas, timeout=timeout, quiet=as_json)
-                prune(cluster, objects, name=plan.name, namespace=plan.namespace, told=account.told)
-            _warn_after(cluster, plan, account)
+            applied: list[Object] = []
+            with _half_done(account, applied, total=len(objects)):
+                rollout = Rollout(cluster, plan)
+                applied += apply_objects(cluster, objects, told=account.told, force=force_conflicts)
+                if not wait:
+                    snapshot = rollout.look()
+                    replicas += replicas_of(snapshot)
+                else:
+                    with explained_refusal(plan, server):
+                        snapshot = _wait(rollout, applied, replicas, timeout=timeout, quiet=as_json)
+                    prune(cluster, objects, name=plan.name, namespace=plan.namespace, told=account.told)
+                _warn_after(cluster, plan, account)
+                warn_of_broker(plan, rollout, snapshot, account=account)
+                ways = ways_in(plan, snapshot, account=account) if wait else {}
             requests = cluster.requests
-        ways = ways_in(plan, snapshot, account=account) if wait else {}
     outcome = outcome_of(plan, snapshot, measurements, verdict, ways) | about | {"requests": requests}
     outcome["seconds"] = round(time.monotonic() - started, 2)
     if as_json:
@@ -206,6 +208,8 @@ def diff(
     from sealserve.kubernetes.live.policy_check import annotated, measure_replicas
 
     plan, objects = _objects(file, model_size=model_size, tls=tls)
+    for warning in warnings_of_grant(file):
+        say("warning", "yellow", warning)
     objects = annotated(objects, measure_replicas(plan, signature, canary_signature))
     conflicts: list[str] = []
     with access.connect(reading=True) as cluster:
@@ -238,13 +242,22 @@ def _objects(file: Path, *, model_size: int | None, tls: Path) -> tuple[Plan, li
 
 
 @contextlib.contextmanager
-def _half_applied(account: Account, total: int) -> Iterator[None]:
-    """Say how far it got if applying ends in the middle."""
+def _half_done(account: Account, applied: list[Object], *, total: int) -> Iterator[None]:
+    """Say how far it got if it ends in the middle.
+
+    :param applied: the objects, as soon as all are. :param total: how many there are to apply.
+    """
     try:
         yield
-    except (SealserveError, KeyboardInterrupt):
-        if account.changes and account.changes[-1]["what"] != "removed":
+    except (SealserveError, KeyboardInterrupt) as error:
+        if applied:
+            if isinstance(error, KeyboardInterrupt):
+                going_on = "everything is applied, and the rollout goes on in the cluster"
+                say("note", "cyan", f"{going_on}: `sealserve k8s status` shows it.")
+        elif account.changes and account.changes[-1]["what"] != "removed":
             say("note", "cyan", f"{len(account.changes)} of {total} objects were applied: apply again to go on.")
+        elif isinstance(error, KeyboardInterrupt):
+            say("note", "cyan", "nothing was applied.")
         raise
 
 
@@ -284,8 +297,4 @@ def _wait(
             replicas[:] = replicas_of(snapshot)
             show(snapshot)
 
-        try:
-            return rollout.follow(applied, timeout=timeout, on_snapshot=on_snapshot)
-        except KeyboardInterrupt:
-            say("note", "cyan", "the rollout goes on in the cluster: `sealserve k8s status` shows it.")
-            raise
+        return rollout.follow(applied, timeout=timeout, on_snapshot=on_snapshot)

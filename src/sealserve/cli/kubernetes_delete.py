@@ -12,11 +12,13 @@ import click
 
 from sealserve.cli.cluster_options import ClusterAccess, cluster_options, json_option, wait_timeout_option
 from sealserve.cli.deployment_option import deployment_option
-from sealserve.cli.failures import final_event
+from sealserve.cli.failures import final_event, say
 from sealserve.cli.rollout_display import Account
 from sealserve.cli.signals import interrupted_by_termination
 from sealserve.errors import InputError
 from sealserve.logs import printable
+
+_NOT_CONFIRMED = 130  # as of what is interrupted: a script does not go on
 
 
 @click.command(short_help="Take a deployment out of its cluster.")
@@ -36,7 +38,7 @@ def delete(
     keep_namespace: bool,
     timeout: float,
     as_json: bool,
-) -> None:
+) -> int:
     """Delete everything of a deployment in its cluster, and wait until it is gone.
 
     It is found by its labels, so that what an interrupted run left goes as well. Pods go first, and finish what is in
@@ -55,8 +57,10 @@ def delete(
         final_event(enabled=as_json, changes=account.changes),
         access.connect() as cluster,
     ):
-        _confirm(f"Delete {deployment.name} from the namespace {namespace} of {cluster.server}?", yes=yes)
-        with _waiting(quiet=as_json) as on_wait:
+        if not _confirmed(f"Delete {deployment.name} from the namespace {namespace} of {cluster.server}?", yes=yes):
+            say("note", "cyan", "nothing was deleted.")
+            return _NOT_CONFIRMED
+        with _finished_or_told(), _waiting(quiet=as_json) as on_wait:
             deleted = delete_deployment(
                 cluster,
                 name=deployment.name,
@@ -69,7 +73,7 @@ def delete(
             )
     if as_json:
         click.echo(json.dumps({"changes": account.changes, "namespace": namespace, "namespace_kept": deleted.kept}))
-        return
+        return 0
     if account.changes:
         click.echo(printable(f"nothing of {deployment.name} is left in {cluster.server}"))
     else:
@@ -78,14 +82,38 @@ def delete(
         )
     if deleted.kept is not None:
         click.echo(printable(f"the namespace {namespace} stays: {deleted.kept}"))
+    return 0
 
 
-def _confirm(question: str, *, yes: bool) -> None:
+def _is_asked() -> bool:
+    return sys.stdin.isatty()
+
+
+def _confirmed(question: str, *, yes: bool) -> bool:
     if yes:
-        return
-    if not sys.stdin.isatty():
+        return True
+    if not _is_asked():
         raise InputError("nobody is here to be asked", hint="Say --yes to delete without being asked.")
-    click.confirm(question, abort=True, err=True)
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        say("note", "cyan", "nothing was deleted.")
+        raise
+
+
+@contextlib.contextmanager
+def _finished_or_told() -> Iterator[None]:
+    """Say what becomes of the rest if deleting is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(
+            "note",
+            "cyan",
+            "what was deleted goes on leaving, and the rest stays: `sealserve k8s delete` goes on with it, and "
+            "`sealserve k8s apply` brings all of it back.",
+        )
+        raise
 
 
 @contextlib.contextmanager

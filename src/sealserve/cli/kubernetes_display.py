@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from sealserve.kubernetes.plan import Plan
 
 _LEAST_FOR_REASON = 24
+_TOLD_ONCE = frozenset({"image-unavailable", "unschedulable"})
 
 
 def status_lines(status: Status, plan: Plan, *, server: str) -> Iterator[str]:
     """The whole status, as wide as the terminal is; a pipe gets whole lines."""
-    from sealserve.kubernetes.live.advice import broker_advice
+    from sealserve.kubernetes.live.advice import advice_about
 
     width = terminal_width()
     deployment = plan.deployment
@@ -33,7 +34,8 @@ def status_lines(status: Status, plan: Plan, *, server: str) -> Iterator[str]:
         yield f"There is no Deployment {plan.replica} here: `sealserve k8s apply` makes it."
         return
     scaler = "" if status.autoscaler is None else f" (autoscaler {status.autoscaler})"
-    yield f"{status.serving} of {status.wanted} replicas serve{scaler}"
+    new, old = status.serving - status.old_serving, from_before(status.old_serving)
+    yield f"{new} of {status.wanted} replicas serve{old}{scaler}"
     if status.scaling is not None:
         yield from _folded(f"scaling   {printable(status.scaling)}", width)
     if status.canaries is not None:
@@ -45,7 +47,7 @@ def status_lines(status: Status, plan: Plan, *, server: str) -> Iterator[str]:
     yield ""
     yield from replica_table(status, width)
     yield ""
-    if (advice := broker_advice(plan, status.replicas)) is not None:
+    if (advice := advice_about(plan, status.replicas)) is not None:
         yield from _folded(printable(advice), width, indent=0)
         yield ""
     if status.edge is not None:
@@ -105,12 +107,18 @@ def track_of(replica: ReplicaState) -> str:
     return "canary" if replica.canary else "stable"
 
 
+def from_before(serving: int) -> str:
+    """The end of a line about new replicas. :param serving: how many of those from before a rollout serve."""
+    return f"; {serving} from before {'serves' if serving == 1 else 'serve'}" if serving else ""
+
+
 def is_told_before(replica: ReplicaState, replicas: Iterable[ReplicaState]) -> bool:
-    """Whether one of the replicas before this one has no image either, for the same reason, which is long."""
+    """Whether one of the replicas before this one gets no image or no node either, for the same reason, which is
+    long."""
     for each in replicas:
         if each is replica:
             return False
-        if each.state == replica.state == "image-unavailable" and each.reason == replica.reason:
+        if each.state == replica.state and replica.state in _TOLD_ONCE and each.reason == replica.reason:
             return True
     return False
 
@@ -124,13 +132,15 @@ def replica_line(each: ReplicaState, *, old: bool = False, told: bool = False) -
 
 
 def _row(replica: ReplicaState, status: Status, *, with_track: bool, with_model: bool) -> tuple[str, ...]:
+    from sealserve.kubernetes.live.templates import is_old
+
     track = [track_of(replica)] if with_track else []
     model = [printable(status.models.get(replica.pod, "-"))] if with_model else []
     node = printable(replica.node or "-")
     return (
         printable(replica.pod),
         node,
-        str(replica.state),
+        f"old, {replica.state}" if is_old(replica, status.templates) else str(replica.state),
         *track,
         *model,
         str(replica.restarts),

@@ -15,7 +15,7 @@ from sealserve.logs import printable
 
 if TYPE_CHECKING:
     from sealserve.kubernetes.live.policy_check import Measurements, Verdict
-    from sealserve.kubernetes.live.rollout import Snapshot
+    from sealserve.kubernetes.live.rollout import Rollout, Snapshot
     from sealserve.kubernetes.live.way_in import WayIn
     from sealserve.kubernetes.plan import Plan
 
@@ -37,6 +37,21 @@ def replicas_of(snapshot: Snapshot) -> list[dict[str, Any]]:
         }
         for each in snapshot.replicas
     ]
+
+
+def warn_of_broker(plan: Plan, rollout: Rollout, snapshot: Snapshot, *, account: Account) -> None:
+    """Say that nobody has tried where the broker is now, if that was changed and no replica has attested since."""
+    moved = any(
+        change["kind"] in {"Service", "EndpointSlice"}
+        and change["name"] == plan.broker_service
+        and change["what"] in {"created", "changed"}
+        for change in account.changes
+    )
+    if moved and rollout.nothing_new(snapshot):
+        account.warning(
+            f"whether pods reach the key broker at {plan.section.broker} was not tried: no replica has attested since "
+            "that was changed. `sealserve k8s doctor --probe` tries it"
+        )
 
 
 def ways_in(plan: Plan, snapshot: Snapshot, *, account: Account) -> dict[str, WayIn]:

@@ -41,6 +41,25 @@ def granted(plan: Plan, server: Server | None) -> GrantedPolicy | str:
         return error.message
 
 
+def warnings_of_grant(file: Path) -> list[str]:
+    """What a deployment says otherwise than the grant that ``sealserve prepare`` made here, if it is at hand."""
+    from sealserve.cli.broker_options import Target, administration
+    from sealserve.deploy import load_deployment
+    from sealserve.kubernetes.grant_differences import grant_differences
+    from sealserve.kubernetes.plan import plan_for_reading
+
+    plan = plan_for_reading(load_deployment(file))
+    # A database need not be reached from here.
+    if plan.deployment.broker.store is not None or not _store(plan).is_file():
+        return []
+    try:
+        with administration(Target(_store(plan))) as broker:
+            grant = broker.grant(plan.name).document
+    except (SealserveError, ModuleNotFoundError):  # there is no grant yet, or nothing here that reads a store
+        return []
+    return grant_differences(plan.deployment, grant)
+
+
 def _store(plan: Plan) -> Path:
     """The settings of the broker that `sealserve prepare` sets up."""
     return plan.deployment.state / "owner" / "broker.yaml"

@@ -189,7 +189,16 @@ def scale(
                 "is rendered from it sets it back",
             )
         if wait:
-            follow_scaling(cluster, plan, count, timeout=timeout, on_change=_tell)
+            try:
+                follow_scaling(cluster, plan, count, timeout=timeout, on_change=_tell, on_advice=_advise)
+            except KeyboardInterrupt:
+                going_on = f"{count} replicas are asked for, and the cluster goes on"
+                say("note", "cyan", f"{going_on}: `sealserve k8s status` shows it.")
+                raise
+
+
+def _advise(text: str) -> None:
+    say("note", "cyan", text)
 
 
 def _tell(replica: ReplicaState) -> None:

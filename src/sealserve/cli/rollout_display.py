@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sealserve.cli.failures import say
-from sealserve.cli.kubernetes_display import is_told_before, replica_line
+from sealserve.cli.kubernetes_display import from_before, is_told_before, replica_line
 from sealserve.logs import printable
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class Account:
 
 def rollout_lines(snapshot: Snapshot) -> list[tuple[ReplicaState, str]]:
     """Each replica in one line: new ones first, and of these first what needs looking at; then those from before."""
-    replicas = sorted(snapshot.replicas, key=lambda each: (snapshot.is_old(each), each.state == "serving"))
+    from sealserve.kubernetes.live.templates import newest_first
+
+    replicas = newest_first(snapshot.replicas, snapshot.templates)
     return [
         (each, replica_line(each, old=snapshot.is_old(each), told=is_told_before(each, replicas))) for each in replicas
     ]
@@ -77,7 +79,9 @@ class _ByLine:
         self._told: dict[str, str] = {}
 
     def show(self, snapshot: Snapshot) -> None:
-        if not snapshot.templates:
+        from sealserve.kubernetes.live.templates import all_known
+
+        if not all_known(snapshot.templates):
             return  # in a moment the cluster says which replicas are old
         now = {each.pod: line for each, line in rollout_lines(snapshot)}
         now["edge"] = "edge  ready" if snapshot.edge.ready else f"edge  {printable(snapshot.edge.reason or '')}"
@@ -112,10 +116,13 @@ def _live() -> Iterator[Callable[[Snapshot], None]]:
 
 def _view(snapshot: Snapshot, *, width: int, height: int) -> Iterator[tuple[str, str]]:
     """Lines of a terminal, and their styles."""
-    old = f"; {snapshot.old_serving} from before serve" if snapshot.old_serving else ""
+    from sealserve.kubernetes.live.templates import all_known
+
+    old = from_before(snapshot.old_serving)
     yield f"{snapshot.serving} of {snapshot.wanted} replicas attested, serving{old}", "bold"
     room = max(3, min(_MOST_LINES, height - 4))
-    replicas = rollout_lines(snapshot)
+    # In a moment the cluster says which replicas are old.
+    replicas = rollout_lines(snapshot) if all_known(snapshot.templates) else []
     while replicas and room > 0:
         each, line = replicas.pop(0)
         pieces = _folded(line, width)

@@ -243,7 +243,8 @@ def _check_brokers(deployment: Deployment, section: KubernetesSection) -> None:
             for address in addresses
         ):
             raise ConfigurationError(
-                f"kubernetes.brokers are called {service} in the cluster, and image.brokers does not have that name",
+                f"kubernetes.brokers are called {service} in the cluster, and image.brokers does not have that "
+                f"name with port {BROKER_PORT}",
                 hint=f"Set image.brokers: ['{service}:{BROKER_PORT}'] and run `sealserve prepare`, so that the "
                 "brokers' certificate has the name too.",
             )
@@ -256,7 +257,17 @@ def _check_brokers(deployment: Deployment, section: KubernetesSection) -> None:
                 f"kubernetes.broker: {section.broker} is none that a pod could connect to",
                 hint="Give the address at which the broker listens for the cluster, with its port.",
             )
-        if not any(address.host in names and address.port == section.broker.port for address in addresses):
+        ports = [address.port for address in addresses if address.host in names]
+        if ports and section.broker.port not in ports:
+            # The Service is headless, or an alias: it leads from a port to the same one.
+            listens = deployment.broker.listen.port
+            wrong = "image.brokers" if section.broker.port == listens else "kubernetes.broker"
+            raise ConfigurationError(
+                f"the ports differ of kubernetes.broker ({section.broker}) and image.brokers ({service}:{ports[0]}): "
+                f"{section.broker.port} and {ports[0]}",
+                hint=f"Let {wrong} have the port of the other: broker.listen says {listens}.",
+            )
+        if not ports:
             raise ConfigurationError(
                 f"kubernetes.broker is called {service} in the cluster, and image.brokers does not have that name",
                 hint=f"Set image.brokers: ['{service}:{section.broker.port}'] and run `sealserve prepare`, so that "

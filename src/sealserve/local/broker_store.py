@@ -12,12 +12,11 @@ from sealserve.broker.administration import BrokerAdministration
 from sealserve.broker.settings import BrokerSettings
 from sealserve.broker.store import GrantDocument, StoredPolicy
 from sealserve.deploy import Deployment
-from sealserve.errors import InputError
-from sealserve.files import PRIVATE, read_file, write_atomically
+from sealserve.deploy.grant_arguments import grant_arguments
+from sealserve.files import PRIVATE, write_atomically
 from sealserve.local.layout import Layout
 from sealserve.local.tls import granted_tls
 from sealserve.sealing import read_wrap_key
-from sealserve.serving.batching import BatchingParameters
 
 KEY_NAME = "model"
 """The wrap key's name at the broker."""
@@ -88,36 +87,13 @@ def fill_store(deployment: Deployment, layout: Layout, model: PreparedModel, *, 
                         "mount": deployment.model.mount_path,
                         "key": key.name,
                     },
-                    "arguments": {
-                        "engine": deployment.model.engine,
-                        "precision": deployment.model.precision,
-                        "threads": str(threads),
-                    }
-                    | ({"batching": batching} if (batching := read_batching(deployment)) else {}),
+                    "arguments": grant_arguments(deployment, threads=threads),
                     "tls": tls,
                     # The unmodified model server speaks no other protocol.
                     "version_1": {"key": key.name} if deployment.model.engine == "tensorflow-serving" else None,
                 }
             )
         )
-
-
-def read_batching(deployment: Deployment) -> str:
-    """The batching parameters as text, which is empty for none.
-
-    :raises InputError: the file cannot be read. :raises ConfigurationError: it says what cannot be.
-    """
-    path = deployment.model.batching
-    if path is None:
-        return ""
-    try:
-        text = read_file(path).decode(errors="replace")
-    except InputError as error:
-        raise InputError(
-            f"{error}, which model.batching names", hint="Make that file, or take model.batching out: no batching then."
-        ) from error
-    BatchingParameters.from_text(text, source=f"{path}, which model.batching names,")
-    return text
 
 
 def write_yaml(path: Path, comment: str, content: object, *, mode: int = PRIVATE) -> None:

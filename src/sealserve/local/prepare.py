@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sealserve.addresses import Address
 from sealserve.deploy import Deployment
+from sealserve.deploy.grant_arguments import read_batching
 from sealserve.enclave.measured import measured_settings
 from sealserve.errors import ConfigurationError, ModelError, SealError, SealserveError, TrustError
 from sealserve.evidence import SimulatedEnclave, ensure_simulated_platform, measure_simulated_enclave
@@ -26,7 +27,6 @@ from sealserve.gateway import Nginx, find_nginx, require_usable_path
 from sealserve.local.broker_store import (
     PreparedModel,
     fill_store,
-    read_batching,
     write_broker_configuration,
     write_yaml,
 )

@@ -23,6 +23,7 @@ from sealserve.deploy.images.measuring import measure
 from sealserve.enclave.measured import measured_settings
 from sealserve.errors import SealserveError
 from sealserve.evidence import EnclaveReference, PolicyDocument, measure_simulated_enclave
+from sealserve.kubernetes.grant_differences import grant_differences
 from sealserve.kubernetes.live.api import Cluster
 from sealserve.kubernetes.live.errors import ForbiddenError, NotPermittedError
 from sealserve.kubernetes.live.handover import with_annotations
@@ -233,7 +234,7 @@ def check_policy(
                 f"{name} would be refused, so that nothing was applied",
                 hint=permitted_by,
             )
-    warnings = _about_model(plan, grant)
+    warnings = [*_about_model(plan, grant), *grant_differences(plan.deployment, grant)]
     old = [each for each in running if not _accepts(document, each)]
     if not old:
         return warnings

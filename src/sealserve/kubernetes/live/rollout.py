@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sealserve.kubernetes.live.advice import broker_advice
+from sealserve.kubernetes.live.advice import advice_about, go_on_by_themselves
 from sealserve.kubernetes.live.api import FIELD_MANAGER, Cluster
 from sealserve.kubernetes.live.edge_state import EdgeState, edge_state
 from sealserve.kubernetes.live.errors import (
@@ -22,15 +22,15 @@ from sealserve.kubernetes.live.errors import (
     RolloutFailedError,
     RolloutTimeoutError,
 )
-from sealserve.kubernetes.live.kinds import DEPLOYMENT, POD, REPLICA_SET
+from sealserve.kubernetes.live.kinds import DEPLOYMENT, POD
 from sealserve.kubernetes.live.progress_of import all_unfinished, condition, is_observed
 from sealserve.kubernetes.live.replica_state import ReplicaState, State, creation_failure
 from sealserve.kubernetes.live.reporter import Reporter
+from sealserve.kubernetes.live.templates import TemplateReader, Templates, all_known, is_current, is_old
 from sealserve.kubernetes.plan import CANARY, COMPONENT_LABEL, STABLE, Plan
 from sealserve.kubernetes.yaml_text import Object
 
 _PAUSE = 0.5
-_REVISION = "deployment.kubernetes.io/revision"
 _STUCK = frozenset({State.REFUSED, State.IMAGE_UNAVAILABLE, State.FAILED})
 _PATIENCE = {State.REFUSED: 0.0, State.IMAGE_UNAVAILABLE: 20.0, State.FAILED: 30.0}
 """Seconds after which the rollout has failed if a new replica is in such a state: registries may be busy, once."""
@@ -42,12 +42,12 @@ _CREATION_PATIENCE = 10.0
 class Snapshot:
     """A rollout at one moment.
 
-    :ivar templates: hashes of the pod templates that replicas are to have, as far as the cluster has said.
+    :ivar templates: that replicas are to have, as far as the cluster has said.
     :ivar waits: what the rollout waits for; None if it is over. :ivar advice: what may help replicas that wait.
     """
 
     replicas: tuple[ReplicaState, ...]
-    templates: frozenset[str]
+    templates: Templates
     wanted: int
     waits: str | None
     edge: EdgeState
@@ -66,15 +66,15 @@ class Snapshot:
     @property
     def old_serving(self) -> int:
         """How many of those from before serve."""
-        return sum(each.state is State.SERVING and not self.is_current(each) for each in self.replicas)
+        return sum(each.state is State.SERVING and self.is_old(each) for each in self.replicas)
 
     def is_current(self, each: ReplicaState) -> bool:
         """Whether a replica is of the template that is to run."""
-        return each.template in self.templates
+        return is_current(each, self.templates)
 
     def is_old(self, each: ReplicaState) -> bool:
         """Whether a replica is known to be from before."""
-        return bool(self.templates) and not self.is_current(each)
+        return is_old(each, self.templates)
 
 
 class Rollout:
@@ -88,12 +88,13 @@ class Rollout:
         self._plan = plan
         self._reporter = Reporter(cluster, plan)
         self._applied: dict[str, str | None] = {}  # names of Deployments, and when each was changed
-        self._templates: dict[tuple[str, str], str] = {}  # of a Deployment's uid and revision
+        self._templates = TemplateReader(cluster, plan)
         self._since: dict[tuple[str, object], float] = {}
-        self._before: frozenset[tuple[str, int]] = frozenset()  # pods that failed already, and how often
+        before: list[ReplicaState] = []
         with contextlib.suppress(ForbiddenError):  # applying tells of it, with everything else that is not permitted
-            stuck = [each for each in self._reporter.states() if each.state in _STUCK]
-            self._before = frozenset((each.pod, each.restarts) for each in stuck)
+            before = self._reporter.states()
+        self._before = frozenset((each.pod, each.restarts) for each in before if each.state in _STUCK)
+        self._served = frozenset(each.uid for each in before if each.state is State.SERVING)
 
     def follow(self, applied: Sequence[Object], *, timeout: float, on_snapshot: Callable[[Snapshot], None]) -> Snapshot:
         """Wait until replicas and edge are ready.
@@ -114,7 +115,7 @@ class Rollout:
             on_snapshot(snapshot)
             if snapshot.waits is None and snapshot.edge.ready:
                 return snapshot
-            if snapshot.templates and not begun:
+            if all_known(snapshot.templates) and not begun:
                 self._begin_anew(snapshot)
                 begun = True
             self._require_hope(deployments, snapshot)
@@ -122,6 +123,11 @@ class Rollout:
             if now >= until:
                 raise self._late(snapshot, timeout)
             time.sleep(min(max(_PAUSE, 3 * (now - started)), until - now))
+
+    def nothing_new(self, snapshot: Snapshot) -> bool:
+        """Whether the replicas that serve now did so before, so that none of them has attested since."""
+        serving = {each.uid for each in snapshot.replicas if each.state is State.SERVING}
+        return bool(self._served) and serving <= self._served
 
     def look(self) -> Snapshot:
         """The rollout now."""
@@ -139,11 +145,11 @@ class Rollout:
         replicas = tuple(self._reporter.states())
         snapshot = Snapshot(
             replicas=replicas,
-            templates=self._current_templates(deployments),
+            templates=self._templates.read(deployments),
             wanted=sum(int(each["spec"].get("replicas", 1)) for each in deployments),
             waits=all_unfinished(deployments),
             edge=edge_state(self._cluster, self._plan),
-            advice=broker_advice(self._plan, replicas),
+            advice=advice_about(self._plan, replicas),
         )
         return deployments, snapshot
 
@@ -164,21 +170,6 @@ class Rollout:
                     hint="Apply again when nobody else does.",
                 )
         return [each for name, each in found.items() if name in self._applied or not self._applied]
-
-    def _current_templates(self, deployments: list[Object]) -> frozenset[str]:
-        """The hashes that new pods carry. ReplicaSets, which have them, are asked for once for each revision."""
-        keys = {
-            (str(each["metadata"]["uid"]), str(each["metadata"].get("annotations", {}).get(_REVISION)))
-            for each in deployments
-            if is_observed(each)
-        }
-        if not keys <= self._templates.keys():
-            sets = self._cluster.list(REPLICA_SET, namespace=self._plan.namespace, labels=self._plan.every_replica)
-            for metadata in (each["metadata"] for each in sets):
-                revision = str(metadata.get("annotations", {}).get(_REVISION))
-                for owner in metadata.get("ownerReferences", ()):
-                    self._templates[owner["uid"], revision] = str(metadata.get("labels", {}).get("pod-template-hash"))
-        return frozenset(self._templates[key] for key in keys & self._templates.keys())
 
     def _require_hope(self, deployments: list[Object], snapshot: Snapshot) -> None:
         now = time.monotonic()
@@ -213,7 +204,9 @@ class Rollout:
 
     def _late(self, snapshot: Snapshot, timeout: float) -> RolloutTimeoutError:
         why = _reasons(snapshot) if snapshot.waits else f"the edge is not: {snapshot.edge.reason}"
-        shown = "The rollout goes on in the cluster: `sealserve k8s status` shows it."
+        shown = "`sealserve k8s status` shows how it stands."
+        if go_on_by_themselves(snapshot.replicas):
+            shown = "The rollout goes on in the cluster: `sealserve k8s status` shows it."
         return RolloutTimeoutError(
             f"not everything is ready after {timeout:.0f} seconds: {why}",
             hint=" ".join(filter(None, (shown, snapshot.advice, _ways_on(snapshot)))),

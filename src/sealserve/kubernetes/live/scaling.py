@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sealserve.errors import ConfigurationError, InputError, UnavailableError
+from sealserve.kubernetes.live.advice import advice_about, go_on_by_themselves
 from sealserve.kubernetes.live.api import Cluster
 from sealserve.kubernetes.live.autoscaling import autoscaler_of
 from sealserve.kubernetes.live.kinds import DEPLOYMENT
-from sealserve.kubernetes.live.replica_state import ReplicaState, State
+from sealserve.kubernetes.live.replica_state import ReplicaState, State, creation_failure
 from sealserve.kubernetes.live.reporter import Reporter
 from sealserve.kubernetes.plan import Plan
 
@@ -43,15 +44,24 @@ def scale(cluster: Cluster, plan: Plan, count: int) -> int:
 
 
 def follow_scaling(
-    cluster: Cluster, plan: Plan, count: int, *, timeout: float, on_change: Callable[[ReplicaState], None]
+    cluster: Cluster,
+    plan: Plan,
+    count: int,
+    *,
+    timeout: float,
+    on_change: Callable[[ReplicaState], None],
+    on_advice: Callable[[str], None],
 ) -> None:
     """Wait until so many replicas serve, and those that leave are gone.
 
-    :param on_change: called with each replica whose state is another than before. :param timeout: seconds.
+    :param on_change: called with each replica whose state is another than before.
+    :param on_advice: called with what may help replicas that do not come up, when it is another than before.
+    :param timeout: seconds.
     :raises UnavailableError: it was not so in time.
     """
     reporter, until = Reporter(cluster, plan), time.monotonic() + timeout
     known: dict[str, tuple[State, str | None]] = {}
+    advised: str | None = None
     while True:
         started = time.monotonic()
         states = [each for each in reporter.states() if not each.canary]
@@ -59,6 +69,9 @@ def follow_scaling(
             if known.get(each.pod) != (each.state, each.reason):
                 on_change(each)
         known = {each.pod: (each.state, each.reason) for each in states}
+        if (advice := advice_about(plan, states)) not in (None, advised):
+            advised = advice
+            on_advice(advice)
         serving = sum(each.state is State.SERVING for each in states)
         if serving == count and not any(each.state is State.LEAVING for each in states):
             return
@@ -66,6 +79,16 @@ def follow_scaling(
         if now > until:
             raise UnavailableError(
                 f"{serving} of {count} replicas serve after {timeout:g} seconds",
-                hint="They go on by themselves: `sealserve k8s status` says what they wait for.",
+                hint=_what_helps(cluster, plan, states),
             )
         time.sleep(max(_PAUSE, 3 * (now - started)))
+
+
+def _what_helps(cluster: Cluster, plan: Plan, replicas: Sequence[ReplicaState]) -> str:
+    deployment = cluster.get(DEPLOYMENT, plan.replica, namespace=plan.namespace)
+    trouble = None if deployment is None else creation_failure(deployment)
+    if trouble is None and go_on_by_themselves(replicas):
+        return "They go on by themselves: `sealserve k8s status` says what they wait for."
+    made = None if trouble is None else f"The cluster makes no more pods: {trouble}."
+    said = "`sealserve k8s status` says what keeps the others."
+    return " ".join(filter(None, (made, advice_about(plan, replicas), said)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from sealserve.kubernetes.live.progress_of import all_unfinished
 from sealserve.kubernetes.live.replica_state import ReplicaState, State, creation_failure
 from sealserve.kubernetes.live.reporter import Reporter
 from sealserve.kubernetes.live.said import served_model
+from sealserve.kubernetes.live.templates import TemplateReader, Templates, is_old, newest_first
 from sealserve.kubernetes.plan import CANARY, COMPONENT_LABEL, STABLE, Plan
 
 _LINES = 1000
@@ -43,6 +45,7 @@ class Status:
     :ivar autoscaler: the bounds that somebody gave it; None without one. :ivar scaling: why it does not scale.
     :ivar broker: each broker's address as replicas are told it, and what stands behind that name in the cluster.
     :ivar policies: names of the NetworkPolicies that are there, or words about them.
+    :ivar templates: that replicas are to have, as far as the cluster has said.
     """
 
     wanted: int | None
@@ -56,6 +59,7 @@ class Status:
     edge: EdgeState | None = None
     broker: dict[str, str | None] = field(default_factory=dict)
     policies: str | None = None
+    templates: Templates = field(default_factory=dict)
 
     @property
     def serving(self) -> int:
@@ -65,6 +69,12 @@ class Status:
     @property
     def canaries_serving(self) -> int:
         return sum(each.state is State.SERVING and each.canary for each in self.replicas)
+
+    @property
+    def old_serving(self) -> int:
+        """How many of those that serve, without a canary's, are from before a rollout."""
+        old = [each for each in self.replicas if not each.canary and is_old(each, self.templates)]
+        return sum(each.state is State.SERVING for each in old)
 
     @property
     def complete(self) -> bool:
@@ -80,6 +90,7 @@ class Status:
             "complete": self.complete,
             "wanted": self.wanted,
             "serving": self.serving,
+            "serving_from_before": self.old_serving,
             "canary": None if self.canaries is None else {"wanted": self.canaries, "serving": self.canaries_serving},
             "rollout": self.rollout,
             "trouble": self.trouble,
@@ -92,6 +103,7 @@ class Status:
                 {
                     **vars(each),
                     "since": None if each.since is None else each.since.isoformat(),
+                    "old": is_old(each, self.templates),
                     "model": self.models.get(each.pod),
                 }
                 for each in self.replicas
@@ -106,6 +118,7 @@ class StatusReader:
         self._cluster = cluster
         self._plan = plan
         self._reporter = Reporter(cluster, plan)
+        self._templates = TemplateReader(cluster, plan)
         self._models: dict[str, str] = {}
         self._models_read = float("-inf")
 
@@ -121,7 +134,10 @@ class StatusReader:
         }
         if STABLE not in wanted:
             return Status(wanted=None)
-        replicas = tuple(self._reporter.states())
+        templates: Templates = {}
+        with contextlib.suppress(ClusterRefusedError):  # who may not read ReplicaSets gets no marks
+            templates = self._templates.read(deployments)
+        replicas = tuple(newest_first(self._reporter.states(), templates))
         scaler = _unless_forbidden(lambda: autoscaler_of(cluster, plan), _UNKNOWN)
         return Status(
             wanted=wanted[STABLE],
@@ -135,6 +151,7 @@ class StatusReader:
             edge=self._edge(),
             broker={str(address): self._behind(address) for address in plan.brokers},
             policies=_unless_forbidden(self._policies, _UNKNOWN),
+            templates=templates,
         )
 
     def _served_models(self, replicas: list[ReplicaState]) -> dict[str, str]:
