@@ -21,6 +21,7 @@ from sealserve.broker.administration import BrokerAdministration
 from sealserve.broker.settings import BrokerSettings
 from sealserve.client import Client
 from sealserve.evidence import AppraisalPolicy
+from sealserve.kubernetes.live.way_in import find_way
 
 SERVER_NAME = "replica.sealserve.internal"
 _SEALSERVE = (sys.executable, "-m", "sealserve")
@@ -145,6 +146,8 @@ class Callers:
         return Counter(answer.replica for answer in list(self.answers) if since <= answer.when < to)
 
     def __enter__(self) -> Callers:
+        # Replicas serve before every proxy of the edge has heard of them. `apply` waits for that; kubectl does not.
+        assert find_way([self._target], SERVER_NAME).address == self._target
         for thread in self._threads:
             thread.start()
         return self
