@@ -64,6 +64,28 @@ class Place:
             raise RuntimeError(f"sealserve {' '.join(words)}: {done.stderr}")
         return done.stdout
 
+    def start_sleepers(self) -> None:
+        """Start three pods of the replicas' image that do nothing: the Deployment ``sleepers``."""
+        image = yaml.safe_load(self.owner.file.read_text())["kubernetes"]["image"]
+        container = {"name": "sleeper", "image": image, "command": ["/bin/sleep", "1000"]}
+        labels = {"app": "sleepers"}
+        specification = {"terminationGracePeriodSeconds": 0, "containers": [container]}
+        self.cluster.apply(
+            [
+                {
+                    "apiVersion": "apps/v1",
+                    "kind": "Deployment",
+                    "metadata": {"name": "sleepers", "namespace": "default"},
+                    "spec": {
+                        "replicas": 3,
+                        "selector": {"matchLabels": labels},
+                        "template": {"metadata": {"labels": labels}, "spec": specification},
+                    },
+                }
+            ]
+        )
+        self.cluster.kubectl("rollout", "status", "deployment/sleepers", "--timeout=60s")
+
     def count(self, replicas: int) -> None:
         """Change the deployment's file: it is to have so many replicas."""
         content = yaml.safe_load(self.owner.file.read_text())

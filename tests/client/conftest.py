@@ -114,6 +114,27 @@ def balance() -> Iterator[Callable[..., Balancer]]:
 
 
 @pytest.fixture
+def dying(start_good, second_replica, balance) -> tuple[Replica, Callable[[], str]]:
+    """A replica whose connections end with each prediction, and what starts a balancer to it and then to the second.
+
+    Both also have a method that may not run twice, ``/a.B/Once``.
+    """
+    balancers: list[Balancer] = []
+
+    def die(message, context):
+        balancers[-1].cut()
+        return replica.honest_predict(message, context)
+
+    def start_balancer() -> str:
+        balancers.append(balance(replica.target, second_replica.target))
+        return balancers[-1].target
+
+    replica = start_good(predict=die)
+    replica.others = second_replica.others = ["Once"]
+    return replica, start_balancer
+
+
+@pytest.fixture
 def listed(platform: Path, tmp_path: Path) -> Callable[..., AppraisalPolicy]:
     """Writes a policy that lists models by their digests."""
 

@@ -182,25 +182,17 @@ def test_a_server_that_stops_costs_nothing_however_often_it_refuses(start_good, 
 
 
 @pytest.mark.parametrize("method", ["/tensorflow.serving.PredictionService/Predict", "/a.B/Once"])
-def test_a_call_whose_server_dies_is_repeated_if_it_is_an_inference(
-    start_good, second_replica, balance, policy, method
-):
-    def die(message, context):
-        balancer.cut()
-        return dying.honest_predict(message, context)
-
-    dying = start_good(predict=die)
-    dying.others = second_replica.others = ["Once"]
-    balancer = balance(dying.target, second_replica.target)
+def test_a_call_whose_server_dies_is_repeated_if_it_is_an_inference(dying, second_replica, policy, method):
+    dead, start_balancer = dying
     request = tensorflow_serving_pb2.PredictRequest(model_spec={"name": "classifier"})
     request.inputs["images"].CopyFrom(from_numpy(SECRET_INPUT))
-    with Client(balancer.target, policy) as client:
+    with Client(start_balancer(), policy) as client:
         if method == "/a.B/Once":
             with pytest.raises(ConnectionLostError):
                 client.call(method, request.SerializeToString(), timeout=10)
         else:
             assert client.call(method, request.SerializeToString(), timeout=10).status == Code.OK
-    assert (dying.predicted, second_replica.predicted) == (1, 0 if method == "/a.B/Once" else 1)
+    assert (dead.predicted, second_replica.predicted) == (1, 0 if method == "/a.B/Once" else 1)
 
 
 def test_the_words_of_the_server_reach_the_user(replica, policy):

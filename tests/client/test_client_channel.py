@@ -149,24 +149,15 @@ def test_a_status_that_a_replica_gives_is_told_and_not_repeated(start_good, poli
     assert replica.predicted == 1
 
 
-def test_an_inference_whose_replica_dies_is_repeated_and_what_may_not_run_twice_is_not(
-    start_good, second_replica, balance, policy
-):
-    def die(message, context):
-        balancer.cut()
-        return dying.honest_predict(message, context)
-
-    dying = start_good(predict=die)
-    dying.others = second_replica.others = ["Once"]
-    balancer = balance(dying.target, second_replica.target)
-    with verified_channel(balancer.target, policy) as channel:
+def test_an_inference_whose_replica_dies_is_repeated_and_what_may_not_run_twice_is_not(dying, second_replica, policy):
+    dead, start_balancer = dying
+    with verified_channel(start_balancer(), policy) as channel:
         assert stub(channel)(request(), timeout=10).model_spec.version.value == 3
-    assert (dying.predicted, second_replica.predicted) == (1, 1)
-    balancer = balance(dying.target, second_replica.target)
-    with verified_channel(balancer.target, policy) as channel, pytest.raises(grpc.RpcError) as caught:
+    assert (dead.predicted, second_replica.predicted) == (1, 1)
+    with verified_channel(start_balancer(), policy) as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/a.B/Once")(request().SerializeToString(), timeout=10)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert (dying.predicted, second_replica.predicted) == (2, 1)
+    assert (dead.predicted, second_replica.predicted) == (2, 1)
 
 
 def test_deadlines_and_dead_targets_have_their_codes(start_good, policy):

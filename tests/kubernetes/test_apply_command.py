@@ -184,6 +184,12 @@ def test_a_deployment_that_says_otherwise_than_the_grant_is_warned_of_until_it_i
     for result in (CliRunner().invoke(k8s, render, standalone_mode=False), shell.run("diff"), shell.run("apply")):
         assert result.exception is None
         assert "sealserve prepare" not in result.stderr
+    settings = yaml.safe_load((shell.file.parent / ".sealserve" / "owner" / "broker.yaml").read_text())
+    store = shell.file.parent / ".sealserve" / "owner" / settings["store"]
+    store.write_bytes(b"no database" * 1000)
+    result = CliRunner().invoke(k8s, render, standalone_mode=False)
+    assert result.exception is None
+    assert "whether the key broker's grant is as the deployment says was not looked at: " in result.stderr
 
 
 def test_that_nobody_tried_a_brokers_new_address_is_said(shell: _Shell, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def warnings_of_grant(file: Path) -> list[str]:
     """What a deployment says otherwise than the grant that ``sealserve prepare`` made here, if it is at hand."""
     from sealserve.cli.broker_options import Target, administration
     from sealserve.deploy import load_deployment
-    from sealserve.kubernetes.grant_differences import grant_differences
+    from sealserve.kubernetes.grant_differences import grant_differences, not_looked_at
     from sealserve.kubernetes.plan import plan_for_reading
 
     plan = plan_for_reading(load_deployment(file))
@@ -53,10 +53,14 @@ def warnings_of_grant(file: Path) -> list[str]:
     if plan.deployment.broker.store is not None or not _store(plan).is_file():
         return []
     try:
+        from sealserve.broker.administration import UnknownNameError
+
         with administration(Target(_store(plan))) as broker:
             grant = broker.grant(plan.name).document
-    except (SealserveError, ModuleNotFoundError):  # there is no grant yet, or nothing here that reads a store
+    except ModuleNotFoundError:  # nothing here reads a store
         return []
+    except SealserveError as error:
+        return [] if isinstance(error, UnknownNameError) else [not_looked_at(error)]
     return grant_differences(plan.deployment, grant)
 
 

@@ -34,7 +34,7 @@ def grant_differences(deployment: Deployment, grant: GrantDocument) -> list[str]
     try:
         wanted = grant_arguments(deployment, threads=deployment.replicas.threads_each)
     except SealserveError as error:  # the file of batching parameters is on the machine that prepares alone
-        return [f"whether the key broker's grant is as the deployment says was not looked at: {error.message}"]
+        return [not_looked_at(error)]
     if deployment.replicas.threads == "auto" and "threads" in grant.arguments:
         wanted["threads"] = grant.arguments["threads"]  # as many as the machine that prepares has
     for name in {**wanted, **grant.arguments}:
@@ -48,6 +48,11 @@ def grant_differences(deployment: Deployment, grant: GrantDocument) -> list[str]
         "broker grant put`); replicas take it over when they ask again"
     )
     return [text]
+
+
+def not_looked_at(error: SealserveError) -> str:
+    """The warning that the deployment and the grant were not compared, and why; for people."""
+    return f"whether the key broker's grant is as the deployment says was not looked at: {error.message}"
 
 
 def _told(setting: str, ours: str | None, theirs: str | None) -> str:
