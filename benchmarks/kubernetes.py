@@ -3,9 +3,9 @@
 - **render**: `sealserve k8s render`, beside `kubectl kustomize` of what it wrote.
 - **apply**: of three simulated replicas, from the command to the first verified answer, images being on the node;
   beside `kubectl apply -k` and `kubectl rollout status` of the same files, to the same answer.
-- **changes**: a rolling update of three replicas and scaling 1, 4, 1, under verified requests at a constant rate: those
-  that failed, the 99th percentile beside that of the steady state, and how even traffic is ten seconds after more came.
-  Beside scaling up: what three pods cost that start, and do nothing.
+- **changes**: a rolling update of three replicas and scaling 1, 4, 1, and 4 again one by one, under verified requests
+  at a constant rate: those that failed, the 99th percentile beside that of the steady state, and how even traffic is
+  ten seconds after more came. Beside scaling up: what three pods cost that start, and do nothing.
 - **fleet**: 50 to 500 replicas on nodes that kwok plays, each attested by the real broker: seconds, processor time of
   the broker, and requests of ours to the API server, for each replica.
 """
@@ -145,6 +145,8 @@ def changes(here: Place) -> list[dict[str, Any]]:
         here.cluster.kubectl("delete", "deployment/sleepers", "--wait")
         change("scale 1 to 4", lambda: here.sealserve("k8s", "scale", "4"), replicas=4)
         change("scale 4 to 1", lambda: here.sealserve("k8s", "scale", "1"))
+        slowly = ("k8s", "scale", "4", "--at-a-time", "1")
+        change("scale 1 to 4, one at a time", lambda: here.sealserve(*slowly), replicas=4)
     return rows
 
 

@@ -393,6 +393,42 @@ def test_scale_says_who_is_attested_and_what_else_to_change(server: ApiServer, t
     assert server.written == [("PATCH", f"{DEPLOYMENT}/scale")]
 
 
+def test_replicas_start_a_few_at_a_time_if_told_so(server: ApiServer, tmp_path: Path) -> None:
+    asked: list[int] = []
+    meanwhile = 0
+
+    def scaled(_query: Any, body: Any) -> tuple[int, Any]:
+        asked.append(body["spec"]["replicas"])
+        server.objects[DEPLOYMENT] = _deployment("photos-replica", meanwhile or asked[-1], asked[-1])
+        server.objects[PODS] = [_pod(number + 1) for number in range(asked[-1])]
+        return 200, {}
+
+    server.answers["PATCH", f"{DEPLOYMENT}/scale"] = scaled
+    result = _run(server, tmp_path, "scale", "5", "--at-a-time", "2")
+    assert result.exception is None
+    assert asked == [4, 5]
+    assert result.output.count("replicas.count in") == 1
+    assert "photos-replica: 2 -> 4 replicas" in result.output
+    assert "photos-replica: 4 -> 5 replicas" in result.output
+    assert _run(server, tmp_path, "scale", "1", "--at-a-time", "2").exception is None
+    assert asked.pop() == 1, "fewer at once: what leaves disturbs nobody"
+    meanwhile = 9
+    error = _run(server, tmp_path, "scale", "3", "--at-a-time", "1").exception
+    assert isinstance(error, InputError)
+    assert "somebody else has asked for 9 replicas of photos-replica, and 2 were asked for here" in error.message
+    assert asked == [4, 5, 2]
+    assert isinstance(_run(server, tmp_path, "scale", "5", "--at-a-time", "2", "--no-wait").exception, UsageError)
+
+
+def test_no_more_replicas_start_when_the_first_of_them_do_not_come(server: ApiServer, tmp_path: Path) -> None:
+    server.answers["PATCH", f"{DEPLOYMENT}/scale"] = lambda _query, _body: (200, {})
+    error = _run(server, tmp_path, "scale", "9", "--at-a-time", "1", "--timeout", "0").exception
+    assert isinstance(error, UnavailableError)
+    assert "2 of 3 replicas serve" in error.message
+    assert error.message.endswith("; no more were asked for, and the same command goes on to 9")
+    assert server.written == [("PATCH", f"{DEPLOYMENT}/scale")]
+
+
 def test_scale_ends_when_replicas_do_not_come(server: ApiServer, tmp_path: Path) -> None:
     server.answers["PATCH", f"{DEPLOYMENT}/scale"] = lambda _query, _body: (200, {})
     error = _run(server, tmp_path, "scale", "3", "--timeout", "0").exception

@@ -15,9 +15,11 @@ from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
 from sealserve.cli.kubernetes_display import replica_line, status_lines
 from sealserve.cli.kubernetes_habits import duration, pod_name, require_file_not_follow
+from sealserve.errors import InputError, UnavailableError
 from sealserve.logs import printable, readable
 
 if TYPE_CHECKING:
+    from sealserve.kubernetes.live.api import Cluster
     from sealserve.kubernetes.live.following import Line
     from sealserve.kubernetes.live.replica_state import ReplicaState
     from sealserve.kubernetes.live.status import Status
@@ -156,45 +158,80 @@ def _as_json(line: Line) -> str:
 @deployment_option
 @cluster_options
 @click.option("--replicas", type=_COUNT, metavar="COUNT", help="The same as COUNT.")
+@click.option(
+    "--at-a-time",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Start no more than N, and the next when these serve: where they start on processors that others serve on. "
+    "All together if not given.",
+)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until so many serve.")
 @wait_timeout_option(900, "so many serve")
 def scale(
-    *, count: int | None, replicas: int | None, file: Path, access: ClusterAccess, wait: bool, timeout: float
+    *,
+    count: int | None,
+    replicas: int | None,
+    file: Path,
+    access: ClusterAccess,
+    at_a_time: int | None,
+    wait: bool,
+    timeout: float,
 ) -> None:
     """Have COUNT replicas in a cluster, and say of each when it is attested and serves.
 
     A canary's number is kubernetes.canary.count in the deployment, and stays. With an autoscaler this is refused: its
     bounds are in kubernetes.autoscaling.
     """
-    from sealserve.kubernetes.live.scaling import follow_scaling
-    from sealserve.kubernetes.live.scaling import scale as set_scale
+    from sealserve.kubernetes.live.scaling import ask_for, asked_for, steps
 
     if (count is None) == (replicas is None):
         raise click.UsageError("Give COUNT, how many replicas there are to be; or --replicas, which is the same.")
+    if at_a_time is not None and not wait:
+        raise click.UsageError("--at-a-time waits until replicas serve: it does not go with --no-wait.")
     count = count if count is not None else replicas or 0
-    plan = _plan(file)
+    plan, until = _plan(file), time.monotonic() + timeout
     with access.connect() as cluster:
-        before = set_scale(cluster, plan, count)
-        click.echo(f"{plan.replica}: {before} -> {count} replicas")
-        if count == 0:
-            left = (
-                "none but a canary is left" if plan.canary is not None else "no replica is left: nobody answers clients"
-            )
-            say("warning", "yellow", left)
-        if count != plan.deployment.replicas.count:
-            say(
-                "note",
-                "cyan",
-                f"replicas.count in {file} is {plan.deployment.replicas.count}: change it too, or whoever applies what "
-                "is rendered from it sets it back",
-            )
-        if wait:
-            try:
-                follow_scaling(cluster, plan, count, timeout=timeout, on_change=_tell, on_advice=_advise)
-            except KeyboardInterrupt:
-                going_on = f"{count} replicas are asked for, and the cluster goes on"
-                say("note", "cyan", f"{going_on}: `sealserve k8s status` shows it.")
-                raise
+        before = asked_for(cluster, plan)
+        for number, step in enumerate(steps(before, count, at_a_time=at_a_time)):
+            if number and (asked := asked_for(cluster, plan)) != before:
+                raise InputError(
+                    f"somebody else has asked for {asked} replicas of {plan.replica}, and {before} were asked for here",
+                    hint="It was left at that.",
+                )
+            ask_for(cluster, plan, step)
+            click.echo(f"{plan.replica}: {before} -> {step} replicas")
+            if number == 0:
+                _warn_of_count(plan, count, file=file)
+            if wait:
+                _follow(cluster, plan, step, of=count, timeout=max(0, until - time.monotonic()))
+            before = step
+
+
+def _warn_of_count(plan: Plan, count: int, *, file: Path) -> None:
+    if count == 0:
+        left = "none but a canary is left" if plan.canary is not None else "no replica is left: nobody answers clients"
+        say("warning", "yellow", left)
+    if count != plan.deployment.replicas.count:
+        say(
+            "note",
+            "cyan",
+            f"replicas.count in {file} is {plan.deployment.replicas.count}: change it too, or whoever applies what is "
+            "rendered from it sets it back",
+        )
+
+
+def _follow(cluster: Cluster, plan: Plan, count: int, *, of: int, timeout: float) -> None:
+    from sealserve.kubernetes.live.scaling import follow_scaling
+
+    rest = "" if count == of else f"; no more were asked for, and the same command goes on to {of}"
+    try:
+        follow_scaling(cluster, plan, count, timeout=timeout, on_change=_tell, on_advice=_advise)
+    except KeyboardInterrupt:
+        going_on = f"{count} replicas are asked for, and the cluster goes on"
+        say("note", "cyan", f"{going_on}: `sealserve k8s status` shows it{rest}.")
+        raise
+    except UnavailableError as error:
+        raise UnavailableError(f"{error.message}{rest}", hint=error.hint) from error
 
 
 def _advise(text: str) -> None:

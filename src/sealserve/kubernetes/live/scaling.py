@@ -17,8 +17,8 @@ from sealserve.kubernetes.plan import Plan
 _PAUSE = 1.0
 
 
-def scale(cluster: Cluster, plan: Plan, count: int) -> int:
-    """Say how many replicas there are to be. :returns: how many there were to be.
+def asked_for(cluster: Cluster, plan: Plan) -> int:
+    """How many replicas there are to be.
 
     :raises InputError: the deployment is not in the cluster. :raises ConfigurationError: an autoscaler has that word.
     """
@@ -37,10 +37,19 @@ def scale(cluster: Cluster, plan: Plan, count: int) -> int:
         raise ConfigurationError(
             f"an autoscaler says how many replicas there are ({autoscaler.bounds}), and would undo this", hint=hint
         )
+    return int(deployment["spec"].get("replicas", 1))
+
+
+def ask_for(cluster: Cluster, plan: Plan, count: int) -> None:
+    """Say how many replicas there are to be."""
     cluster.patch(
         DEPLOYMENT, plan.replica, {"spec": {"replicas": count}}, namespace=plan.namespace, subresource="scale"
     )
-    return int(deployment["spec"].get("replicas", 1))
+
+
+def steps(before: int, count: int, *, at_a_time: int | None) -> list[int]:
+    """Numbers of replicas to ask for one after another, so that no more than ``at_a_time`` start together."""
+    return [*range(before + at_a_time, count, at_a_time), count] if at_a_time else [count]
 
 
 def follow_scaling(
