@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ import click
 from sealserve.cli.cluster_options import json_option, model_size_option
 from sealserve.cli.deployment_option import deployment_option
 from sealserve.cli.failures import say
-from sealserve.cli.kubernetes_policy import warnings_of_grant
 from sealserve.logs import printable
 
 if TYPE_CHECKING:
@@ -44,8 +42,7 @@ def render(*, file: Path, output: Path, model_size: int | None, as_json: bool) -
     """
     from sealserve.kubernetes import render_kubernetes
 
-    rendered = render_kubernetes(file, output, model_size=model_size)
-    _show(replace(rendered, warnings=(*rendered.warnings, *warnings_of_grant(file))), as_json=as_json)
+    _show(render_kubernetes(file, output, model_size=model_size), as_json=as_json)
 
 
 @click.command("render-brokers", short_help="Write the key brokers' objects as YAML.")
