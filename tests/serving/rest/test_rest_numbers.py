@@ -194,6 +194,11 @@ def tensors_or_error(body, types):
     return {name: (array.dtype.str, array.shape, repr(array.tolist())) for name, array in read.inputs.items()}
 
 
+@example(  # an error repeats as much of it by both ways
+    key="instances",
+    value={"x": {"x": [{"b64": "YQ"}, 0, 1.0799003145439648e16], "y": [{"b64": "YQ"}, {"x": 0}]}, "y": [0]},
+    types={"x": DataType.DT_FLOAT, "y": DataType.DT_FLOAT},
+)
 @settings(max_examples=400)
 @given(
     st.sampled_from(["instances", "inputs"]),

@@ -19,7 +19,7 @@ Take = Callable[[int], None]
 """Told of bytes before there are so many more; may refuse them with an error."""
 
 _MARK = secrets.token_hex(8)  # of this process: nobody writes it by chance or by will
-_SHOWN = 256  # bytes of a value that an error repeats
+_SHOWN = 256  # characters of a value that an error repeats
 _WHITE = " \t\n\r"
 
 # Python's words for what is wrong, and RapidJSON's (rapidjson/error/en.h).
@@ -93,15 +93,16 @@ def type_of(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as errors repeat it, cut after 256 bytes."""
+    """A value as errors repeat it, cut after 256 characters."""
     parts: list[str] = []
     left = _SHOWN
     for part in _written(value, ""):
-        parts.append(part[:_SHOWN])
+        parts.append(part)
         left -= len(part)
         if left <= 0:
             break
-    return "".join(parts)[: 2 * _SHOWN]
+    # Where it is cut does not depend on how it was read: a list of numbers is one part, or as many as it has.
+    return "".join(parts)[:_SHOWN]
 
 
 class _Members:
@@ -137,7 +138,7 @@ def _written(value: Any, indent: str) -> Any:
     """RapidJSON's PrettyWriter with lists on one line, piece by piece, so that none writes more than is shown."""
     match value:
         case Numbers():
-            yield value.text[: 2 * _SHOWN].decode()
+            yield value.text[:_SHOWN].decode()
         case list():
             yield "["
             for index, item in enumerate(value):
