@@ -395,11 +395,12 @@ def test_scale_says_who_is_attested_and_what_else_to_change(server: ApiServer, t
 
 def test_replicas_start_a_few_at_a_time_if_told_so(server: ApiServer, tmp_path: Path) -> None:
     asked: list[int] = []
-    meanwhile = 0
+    meanwhile, settled = 0, True
 
     def scaled(_query: Any, body: Any) -> tuple[int, Any]:
         asked.append(body["spec"]["replicas"])
         server.objects[DEPLOYMENT] = _deployment("photos-replica", meanwhile or asked[-1], asked[-1])
+        server.objects[DEPLOYMENT]["status"]["availableReplicas"] = asked[-1] if settled else 2
         server.objects[PODS] = [_pod(number + 1) for number in range(asked[-1])]
         return 200, {}
 
@@ -417,6 +418,11 @@ def test_replicas_start_a_few_at_a_time_if_told_so(server: ApiServer, tmp_path: 
     assert isinstance(error, InputError)
     assert "somebody else has asked for 9 replicas of photos-replica, and 2 were asked for here" in error.message
     assert asked == [4, 5, 2]
+    meanwhile, settled = 0, False
+    server.objects[DEPLOYMENT] = _deployment("photos-replica", 2, 2)
+    error = _run(server, tmp_path, "scale", "5", "--at-a-time", "1", "--timeout", "0").exception
+    assert isinstance(error, UnavailableError), "proxies have not heard of the third"
+    assert asked == [4, 5, 2, 3]
     assert isinstance(_run(server, tmp_path, "scale", "5", "--at-a-time", "2", "--no-wait").exception, UsageError)
 
 

@@ -162,8 +162,8 @@ def _as_json(line: Line) -> str:
     "--at-a-time",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Start no more than N, and the next when these serve: where they start on processors that others serve on. "
-    "All together if not given.",
+    help="Start no more than N, and the next when these have their share of requests: where they start on processors "
+    "that others serve on. All together if not given.",
 )
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until so many serve.")
 @wait_timeout_option(900, "so many serve")
@@ -225,7 +225,7 @@ def _follow(cluster: Cluster, plan: Plan, count: int, *, of: int, timeout: float
 
     rest = "" if count == of else f"; no more were asked for, and the same command goes on to {of}"
     try:
-        follow_scaling(cluster, plan, count, timeout=timeout, on_change=_tell, on_advice=_advise)
+        follow_scaling(cluster, plan, count, timeout=timeout, settled=count != of, on_change=_tell, on_advice=_advise)
     except KeyboardInterrupt:
         going_on = f"{count} replicas are asked for, and the cluster goes on"
         say("note", "cyan", f"{going_on}: `sealserve k8s status` shows it{rest}.")

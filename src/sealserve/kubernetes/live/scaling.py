@@ -58,11 +58,13 @@ def follow_scaling(
     count: int,
     *,
     timeout: float,
+    settled: bool = False,
     on_change: Callable[[ReplicaState], None],
     on_advice: Callable[[str], None],
 ) -> None:
     """Wait until so many replicas serve, and those that leave are gone.
 
+    :param settled: and until they have served for ``minReadySeconds``, after which every proxy has heard of them.
     :param on_change: called with each replica whose state is another than before.
     :param on_advice: called with what may help replicas that do not come up, when it is another than before.
     :param timeout: seconds.
@@ -82,7 +84,8 @@ def follow_scaling(
             advised = advice
             on_advice(advice)
         serving = sum(each.state is State.SERVING for each in states)
-        if serving == count and not any(each.state is State.LEAVING for each in states):
+        done = serving == count and not any(each.state is State.LEAVING for each in states)
+        if done and (not settled or _available(cluster, plan) >= count):
             return
         now = time.monotonic()
         if now > until:
@@ -91,6 +94,11 @@ def follow_scaling(
                 hint=_what_helps(cluster, plan, states),
             )
         time.sleep(max(_PAUSE, 3 * (now - started)))
+
+
+def _available(cluster: Cluster, plan: Plan) -> int:
+    deployment = cluster.get(DEPLOYMENT, plan.replica, namespace=plan.namespace)
+    return 0 if deployment is None else int(deployment.get("status", {}).get("availableReplicas", 0))
 
 
 def _what_helps(cluster: Cluster, plan: Plan, replicas: Sequence[ReplicaState]) -> str:
