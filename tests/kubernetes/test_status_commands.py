@@ -421,7 +421,8 @@ def test_replicas_start_a_few_at_a_time_if_told_so(server: ApiServer, tmp_path: 
     meanwhile, settled = 0, False
     server.objects[DEPLOYMENT] = _deployment("photos-replica", 2, 2)
     error = _run(server, tmp_path, "scale", "5", "--at-a-time", "1", "--timeout", "0").exception
-    assert isinstance(error, UnavailableError), "proxies have not heard of the third"
+    assert isinstance(error, UnavailableError)
+    assert "3 of 3 replicas serve after 0 seconds, and others still leave, or proxies have yet to hear" in error.message
     assert asked == [4, 5, 2, 3]
     assert isinstance(_run(server, tmp_path, "scale", "5", "--at-a-time", "2", "--no-wait").exception, UsageError)
 
@@ -430,7 +431,7 @@ def test_no_more_replicas_start_when_the_first_of_them_do_not_come(server: ApiSe
     server.answers["PATCH", f"{DEPLOYMENT}/scale"] = lambda _query, _body: (200, {})
     error = _run(server, tmp_path, "scale", "9", "--at-a-time", "1", "--timeout", "0").exception
     assert isinstance(error, UnavailableError)
-    assert "2 of 3 replicas serve" in error.message
+    assert "2 of 3 replicas serve after 0 seconds;" in error.message
     assert error.message.endswith("; no more were asked for, and the same command goes on to 9")
     assert server.written == [("PATCH", f"{DEPLOYMENT}/scale")]
 

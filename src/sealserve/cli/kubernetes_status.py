@@ -189,7 +189,7 @@ def scale(
     if at_a_time is not None and not wait:
         raise click.UsageError("--at-a-time waits until replicas serve: it does not go with --no-wait.")
     count = count if count is not None else replicas or 0
-    plan, until = _plan(file), time.monotonic() + timeout
+    plan, since = _plan(file), time.monotonic()
     with access.connect() as cluster:
         before = asked_for(cluster, plan)
         for number, step in enumerate(steps(before, count, at_a_time=at_a_time)):
@@ -203,7 +203,7 @@ def scale(
             if number == 0:
                 _warn_of_count(plan, count, file=file)
             if wait:
-                _follow(cluster, plan, step, of=count, timeout=max(0, until - time.monotonic()))
+                _follow(cluster, plan, step, of=count, timeout=timeout, since=since)
             before = step
 
 
@@ -220,12 +220,21 @@ def _warn_of_count(plan: Plan, count: int, *, file: Path) -> None:
         )
 
 
-def _follow(cluster: Cluster, plan: Plan, count: int, *, of: int, timeout: float) -> None:
+def _follow(cluster: Cluster, plan: Plan, count: int, *, of: int, timeout: float, since: float) -> None:
     from sealserve.kubernetes.live.scaling import follow_scaling
 
     rest = "" if count == of else f"; no more were asked for, and the same command goes on to {of}"
     try:
-        follow_scaling(cluster, plan, count, timeout=timeout, settled=count != of, on_change=_tell, on_advice=_advise)
+        follow_scaling(
+            cluster,
+            plan,
+            count,
+            timeout=timeout,
+            since=since,
+            settled=count != of,
+            on_change=_tell,
+            on_advice=_advise,
+        )
     except KeyboardInterrupt:
         going_on = f"{count} replicas are asked for, and the cluster goes on"
         say("note", "cyan", f"{going_on}: `sealserve k8s status` shows it{rest}.")

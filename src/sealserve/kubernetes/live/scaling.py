@@ -58,6 +58,7 @@ def follow_scaling(
     count: int,
     *,
     timeout: float,
+    since: float,
     settled: bool = False,
     on_change: Callable[[ReplicaState], None],
     on_advice: Callable[[str], None],
@@ -67,10 +68,10 @@ def follow_scaling(
     :param settled: and until they have served for ``minReadySeconds``, after which every proxy has heard of them.
     :param on_change: called with each replica whose state is another than before.
     :param on_advice: called with what may help replicas that do not come up, when it is another than before.
-    :param timeout: seconds.
+    :param timeout: seconds. :param since: when they began, by :func:`time.monotonic`.
     :raises UnavailableError: it was not so in time.
     """
-    reporter, until = Reporter(cluster, plan), time.monotonic() + timeout
+    reporter = Reporter(cluster, plan)
     known: dict[str, tuple[State, str | None]] = {}
     advised: str | None = None
     while True:
@@ -88,9 +89,10 @@ def follow_scaling(
         if done and (not settled or _available(cluster, plan) >= count):
             return
         now = time.monotonic()
-        if now > until:
+        if now > since + timeout:
+            rest = ", and others still leave, or proxies have yet to hear of them" if serving == count else ""
             raise UnavailableError(
-                f"{serving} of {count} replicas serve after {timeout:g} seconds",
+                f"{serving} of {count} replicas serve after {timeout:g} seconds{rest}",
                 hint=_what_helps(cluster, plan, states),
             )
         time.sleep(max(_PAUSE, 3 * (now - started)))
